@@ -1,0 +1,41 @@
+"""What the command line tools share: errors as one line, and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a tool's `main` and leave the process with its exit code.
+
+    A user's mistake (ValueError, ImportError of something to install, a file that cannot be read or written) becomes
+    one line on stderr and exit code 2. With PADDLEVIT_TRACEBACK=1 the traceback is shown instead.
+
+    Args:
+        main: Returns the exit code; None is 0.
+    """
+    try:
+        code = main() or 0
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # `tools/predict.py ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (ValueError, ImportError, OSError, MemoryError) as error:
+        if os.environ.get("PADDLEVIT_TRACEBACK"):
+            raise
+        code = 2
+        sys.stderr.write(f"error: {describe(error)}\n")
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    if isinstance(error, MemoryError):
+        return "Out of memory; use a smaller batch or model, or model.options.use_checkpoint=true."
+    return " ".join(str(error).split()) or type(error).__name__
