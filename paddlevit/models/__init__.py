@@ -1,0 +1,120 @@
+"""The table of all models, and the one way to build them."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from paddlevit.errors import did_you_mean
+from paddlevit.layers import to_pair
+from paddlevit.models import deit, explained, foundation, swin, swin_v2, t2t_vit, vit
+from paddlevit.models.spec import ModelSpec
+
+__all__ = ["MODELS", "create_model", "get_spec", "input_spec", "list_models"]
+
+MODELS: dict[str, ModelSpec] = {
+    **vit.MODELS,
+    **deit.MODELS,
+    **foundation.MODELS,
+    **swin.MODELS,
+    **swin_v2.MODELS,
+    **t2t_vit.MODELS,
+    **explained.MODELS,
+}
+
+# What timm's users type, and our word for it.
+_RENAMED = {
+    "img_size": "image_size",
+    "in_chans": "in_channels",
+    "drop_rate": "dropout",
+    "attn_drop_rate": "attention_dropout",
+    "drop_path_rate": "drop_path",
+    "global_pool": "pool",
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that `create_model` understands, in natural order.
+
+    Args:
+        pattern: Shell-style wildcard, for example `vit_*_384`.
+
+    Returns:
+        The matching names; an empty list when nothing matches.
+    """
+
+    def natural(name: str) -> list:
+        return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+
+    return sorted(fnmatch.filter(MODELS, pattern), key=natural)
+
+
+def get_spec(name: str) -> ModelSpec:
+    """The table's row for `name`.
+
+    Raises:
+        ValueError: No such model; the message names the nearest ones.
+    """
+    if name not in MODELS:
+        hint = did_you_mean(name, MODELS) or f" There are {len(MODELS)}; paddlevit.list_models() shows them."
+        raise ValueError(f"There is no model {name!r}.{hint}")
+    return MODELS[name]
+
+
+def _check_options(name: str, spec: ModelSpec, options: dict[str, Any]) -> None:
+    valid = [key for key in inspect.signature(spec.build).parameters if key != "self"]
+    for key in options:
+        if key in _RENAMED:
+            raise ValueError(f"{name} has no option {key!r}; here it is called {_RENAMED[key]!r}.")
+        if key not in valid:
+            raise ValueError(
+                f"{name} has no option {key!r}.{did_you_mean(key, valid)} Its options are {', '.join(valid)}."
+            )
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    image_size: int | Sequence[int] | None = None,
+    in_channels: int | None = None,
+    **options: Any,
+) -> nn.Layer:
+    """Build a model by name.
+
+    The model remembers how it was made and how its input is prepared: `model_name`, `model_options` (every keyword
+    that differs from the name's own) and `preprocessing`.
+
+    Args:
+        name: One of `list_models()`.
+        num_classes: Outputs; None is the name's own, 0 gives features.
+        image_size: Height and width of the input, one number or two; None is the name's own.
+        in_channels: Channels of the input; None is the name's own, 3.
+        **options: Keywords of the family's class, for example `drop_path=0.1`.
+
+    Returns:
+        A `paddle.nn.Layer` with freshly initialised parameters.
+
+    Raises:
+        ValueError: Unknown name or option, or sizes that do not fit together.
+    """
+    spec = get_spec(name)
+    _check_options(name, spec, options)
+    size = None if image_size is None else to_pair(image_size, "image_size")
+    preprocessing = spec.preprocessing.adapted(size, in_channels)
+    given = {"num_classes": num_classes, "image_size": size, "in_channels": in_channels, **options}
+    given = {key: value for key, value in given.items() if value is not None}
+    model = spec.build(**{"image_size": preprocessing.image_size, **spec.options, **given})
+    model.model_name, model.model_options, model.preprocessing = name, given, preprocessing
+    return model
+
+
+def input_spec(network: nn.Layer) -> paddle.static.InputSpec:
+    """What a model takes, for `paddle.Model` and exports: any number of pictures of its size."""
+    preprocessing = network.preprocessing
+    return paddle.static.InputSpec([None, preprocessing.channels, *preprocessing.image_size], "float32", "image")
