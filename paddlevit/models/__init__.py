@@ -6,6 +6,7 @@ import fnmatch
 import inspect
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import paddle
@@ -83,34 +84,48 @@ def create_model(
     num_classes: int | None = None,
     image_size: int | Sequence[int] | None = None,
     in_channels: int | None = None,
+    pretrained: bool | str | Path = False,
+    cache_dir: str | Path | None = None,
     **options: Any,
 ) -> nn.Layer:
     """Build a model by name.
 
     The model remembers how it was made and how its input is prepared: `model_name`, `model_options` (every keyword
-    that differs from the name's own) and `preprocessing`.
+    that differs from the name's own) and `preprocessing`; with `pretrained` also `load_report`.
 
     Args:
         name: One of `list_models()`.
-        num_classes: Outputs; None is the name's own, 0 gives features.
+        num_classes: Outputs; None is the name's own, or the weights', 0 gives features.
         image_size: Height and width of the input, one number or two; None is the name's own.
         in_channels: Channels of the input; None is the name's own, 3.
+        pretrained: Weights to start from: True downloads the published ones, a tag such as `augreg_in1k` chooses among
+            them, a path takes a file or folder of yours in any format that `paddlevit.load_weights` reads.
+        cache_dir: Where downloads are kept; None is the hub client's own folder.
         **options: Keywords of the family's class, for example `drop_path=0.1`.
 
     Returns:
-        A `paddle.nn.Layer` with freshly initialised parameters.
+        A `paddle.nn.Layer` with fresh or pretrained parameters.
 
     Raises:
-        ValueError: Unknown name or option, or sizes that do not fit together.
+        ValueError: Unknown name or option, sizes that do not fit together, or weights that cannot be had or used.
     """
     spec = get_spec(name)
     _check_options(name, spec, options)
+    preprocessing, weights = spec.preprocessing, None
+    if pretrained:
+        from paddlevit.weights import find_pretrained
+
+        weights = find_pretrained(name, pretrained, preprocessing, cache_dir)
+        preprocessing = weights.preprocessing
+        num_classes = weights.num_classes if num_classes is None else num_classes
     size = None if image_size is None else to_pair(image_size, "image_size")
-    preprocessing = spec.preprocessing.adapted(size, in_channels)
+    preprocessing = preprocessing.adapted(size, in_channels)
     given = {"num_classes": num_classes, "image_size": size, "in_channels": in_channels, **options}
     given = {key: value for key, value in given.items() if value is not None}
     model = spec.build(**{"image_size": preprocessing.image_size, **spec.options, **given})
     model.model_name, model.model_options, model.preprocessing = name, given, preprocessing
+    if weights is not None:
+        model.load_report = weights.load(model)
     return model
 
 

@@ -1,0 +1,189 @@
+"""Questions asked of every model by name."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import paddle
+import pytest
+
+from paddlevit.complexity import count_multiply_adds, count_parameters
+from paddlevit.models import MODELS, create_model, input_spec, list_models
+from tests.models.checks import GOLDEN, our_row, table_row
+
+
+
+def read_table(name):
+    """Rows of a tab-separated table by model."""
+    return {row["model"]: row for row in csv.DictReader((GOLDEN / name).read_text().splitlines(), delimiter="\t")}
+
+
+TIMM, COUNTED = read_table("timm_models.tsv"), read_table("param_counts.tsv")
+
+# One small network of every class, through its public name.
+SMALL = {
+    "vit_tiny_patch16_224": dict(image_size=32, depth=2),
+    "deit_tiny_patch16_224": dict(image_size=32, depth=2),
+    "deit_tiny_distilled_patch16_224": dict(image_size=32, depth=2),
+    "deit3_small_patch16_224": dict(image_size=32, depth=2),
+    "vit_small_patch14_reg4_dinov2": dict(image_size=28, depth=2, num_classes=5),
+    "vit_base_patch32_clip_224": dict(image_size=64, depth=1),
+    "vit_base_patch16_siglip_224": dict(image_size=32, depth=1, num_classes=5),
+    "swin_tiny_patch4_window7_224": dict(image_size=56, depths=(1, 1, 1, 1)),
+    "swinv2_tiny_window8_256": dict(image_size=64, depths=(1, 1, 1, 1)),
+    "t2t_vit_7": dict(image_size=32, depth=2),
+    "t2t_vit_t_14": dict(image_size=32, depth=2),
+    "explained_vit": dict(depth=2),
+    "explained_t2t_vit": dict(image_size=(60, 100), depth=2),
+}
+
+
+def small(name):
+    return create_model(name, **SMALL[name])
+
+
+def batch(model, count=2):
+    preprocessing = model.preprocessing
+    return paddle.randn([count, preprocessing.channels, *preprocessing.image_size])
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name in COUNTED])
+def test_parameters_and_data_settings_are_timms(name):
+    expected = table_row(name)
+    if expected["num_classes"] == "0":
+        with paddle.LazyGuard():
+            assert count_parameters(create_model(name, num_classes=0)) == int(expected["params"])
+        settings = {key: value for key, value in our_row(name).items() if key not in ("params", "num_classes")}
+        assert settings.items() <= expected.items()
+    else:
+        assert our_row(name) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS if name in TIMM and float(TIMM[name]["GMACs"]) > 0])
+def test_multiply_adds_are_timms(name):
+    size = int(TIMM[name]["img"])
+    classes = int(table_row(name)["num_classes"])
+    with paddle.LazyGuard():
+        model = create_model(name, num_classes=classes, image_size=size)
+    ours = count_multiply_adds(model, [1, 3, size, size]) / 1e9
+    assert ours == pytest.approx(float(TIMM[name]["GMACs"]), rel=0.01, abs=0.006)
+
+
+def test_every_class_is_among_the_small_ones():
+    assert {MODELS[name].build for name in SMALL} == {spec.build for spec in MODELS.values()}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_paddle_summary(name, capsys):
+    model = small(name)
+    paddle.summary(model, tuple(batch(model).shape))
+    assert "Total params" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_paddle_model_fits_without_our_help(name):
+    network = small(name)
+    images = batch(network, 4).numpy()
+    outputs = network.num_classes
+
+    class Pictures(paddle.io.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return images[index], np.array([index % outputs])
+
+    def loss(*arguments):
+        *logits, label = arguments  # a distilled network gives two
+        return sum(paddle.nn.functional.cross_entropy(each, label) for each in logits)
+
+    model = paddle.Model(network, input_spec(network))
+    before = {key: value.numpy().copy() for key, value in network.state_dict().items()}
+    model.prepare(paddle.optimizer.SGD(0.1, network.parameters()), loss)
+    model.fit(Pictures(), batch_size=2, epochs=1, verbose=0)
+    assert any((before[key] != value.numpy()).any() for key, value in network.state_dict().items()) or outputs == 1
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_state_dict_round_trip(name):
+    first, second = small(name), small(name)
+    for parameter in first.parameters():
+        parameter.set_value(paddle.randn(parameter.shape))
+    second.set_state_dict(first.state_dict())
+    first.eval()
+    second.eval()
+    x = batch(first)
+    np.testing.assert_array_equal(first(x).numpy(), second(x).numpy())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_another_classifier(name):
+    model = small(name)
+    model.reset_classifier(3)
+    model.eval()
+    assert list(model(batch(model)).shape) == [2, 3]
+    model.reset_classifier(0)
+    assert list(model(batch(model)).shape) == [2, model.num_features]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_feature_maps_and_head(name):
+    model = small(name)
+    model.eval()
+    x = batch(model)
+    maps = model.feature_maps(x)
+    assert all(features.ndim == 4 and features.shape[0] == 2 for features in maps)
+    np.testing.assert_array_equal(model.feature_maps(x, [-1])[0].numpy(), maps[-1].numpy())
+    np.testing.assert_allclose(
+        model.forward_head(model.forward_features(x)).numpy(), model(x).numpy(), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_layer_indices_rise_with_depth(name):
+    model = small(name)
+    indices = {key: model.layer_index(key) for key, _ in model.named_parameters()}
+    assert min(indices.values()) == 0
+    assert set(range(max(indices.values()) + 1)) == set(indices.values())
+    assert model.no_weight_decay() <= set(model.state_dict()) | {"patch_embedding.position_embedding"}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_another_number_of_channels(name):
+    model = create_model(name, in_channels=2, **SMALL[name])
+    model.eval()
+    assert model.preprocessing.channels == 2
+    assert list(model(batch(model)).shape) == [2, model.num_classes]
+
+
+def test_names_are_listed_in_natural_order():
+    assert list_models("vit_tiny_*") == ["vit_tiny_patch16_224", "vit_tiny_patch16_384"]
+    base = list_models("vit_base_patch*_224")
+    assert base.index("vit_base_patch8_224") < base.index("vit_base_patch16_224") < base.index("vit_base_patch32_224")
+    assert list_models("no_such*") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vit_tyny_patch16_224", {}, r"There is no model 'vit_tyny_patch16_224'. Did you mean \"vit_tiny_patch16_224\""),
+        ("resnet50", {}, r"There is no model 'resnet50'."),
+        ("vit_tiny_patch16_224", {"drop_pth": 0.1}, r"has no option 'drop_pth'. Did you mean \"drop_path\""),
+        ("vit_tiny_patch16_224", {"img_size": 32}, "has no option 'img_size'; here it is called 'image_size'"),
+        ("swin_tiny_patch4_window7_224", {"pool": "token"}, "swin_tiny_patch4_window7_224 has no option 'pool'"),
+        ("vit_tiny_patch16_224", {"image_size": 100}, r"image_size \(100, 100\) is not a multiple"),
+    ],
+)
+def test_mistakes(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        create_model(name, **options)
+
+
+def test_a_model_remembers_how_it_was_made():
+    model = create_model("vit_tiny_patch16_224", num_classes=3, image_size=32, in_channels=1, depth=1)
+    assert model.model_name == "vit_tiny_patch16_224"
+    assert model.model_options == {"num_classes": 3, "image_size": (32, 32), "in_channels": 1, "depth": 1}
+    assert model.preprocessing.image_size == (32, 32)
+    assert model.preprocessing.mean == (0.5,)
