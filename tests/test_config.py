@@ -35,7 +35,8 @@ def test_numbers_tuples_and_none_as_people_write_them():
         ({"data": {"batch_size": True}}, r"data.batch_size is True \(bool\)"),
         ({"data": {"batch_size": 0}}, r"data.batch_size is 0; it must be at least 1."),
         ({"data": {"dataset": "fodler"}}, r"data.dataset is 'fodler'; it must be one of .* Did you mean \"folder\"\?"),
-        ({"schedule": {"epochs": 3, "warmup_epochs": 5}}, r"schedule.warmup_epochs is 5.0; it must be from 0 and 3"),
+        ({"schedule": {"epochs": 3, "warmup_epochs": 5}}, r"schedule.warmup_epochs is 5.0; it must be from 0 to 3"),
+        ({"run": {"seed": -1}}, r"run.seed is -1; it must be at least 0."),
         ({"model": 3}, r"model is 3; it must hold keys"),
     ],
 )

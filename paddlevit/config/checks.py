@@ -27,4 +27,5 @@ def within(name: str, value: float, low: float, high: float, open_ends: bool = F
     """Raise ConfigError unless the key's value lies from `low` to `high`; with `open_ends`, between them."""
     inside = low < value < high if open_ends else low <= value <= high
     if not inside:
-        raise ConfigError(f"{name} is {value}; it must be {'between' if open_ends else 'from'} {low} and {high}.")
+        bounds = f"between {low} and {high}" if open_ends else f"from {low} to {high}"
+        raise ConfigError(f"{name} is {value}; it must be {bounds}.")

@@ -15,6 +15,7 @@ TASKS = ("classes", "multi_label", "regression")
 CROPS = ("random_resized", "random", "simple", "none")
 ERASE_MODES = ("const", "rand", "pixel")
 BAD_IMAGE_POLICIES = ("error", "skip")
+PILLOW_PIXELS = 89_478_485
 MIX_MODES = ("batch", "pair", "element")
 
 
@@ -30,12 +31,16 @@ class ModelConfig:
     """Height and width of the input; null is the model's own."""
     in_channels: Optional[int] = None
     """Channels of the input; null is the model's own."""
-    weights: Optional[str] = None
-    """File to start from; null starts from scratch."""
+    weights: Optional[Union[bool, str]] = None
+    """Where to start: true (published weights), a tag of them (augreg_in21k), a file or a folder; null is scratch."""
+    allow_missing: tuple[str, ...] = ()
+    """Parameters that weights may lack, by patterns of their names, for example [fc_norm.*]."""
+    allow_unused: tuple[str, ...] = ()
+    """Names in the weights' file that may be left out, by patterns."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further keywords of the model's class, for example {drop_path: 0.1}."""
     head_norm: bool = False
-    """A batch normalisation without parameters before the classifier, as in MAE's linear probe."""
+    """A batch normalisation without learned parameters before the classifier, as in MAE's linear probe."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ class DataConfig:
     """Whether paths of a list may lead out of root."""
     download: bool = False
     """Whether archives of cifar10, cifar100, mnist, fashion_mnist and flowers102 may be downloaded."""
-    max_pixels: int = 89_478_485
-    """Larger pictures are refused unread."""
+    max_pixels: int = PILLOW_PIXELS
+    """Larger pictures are refused unread; at most twice the default, where Pillow refuses by itself."""
     shuffle_window: int = 8192
     """Pictures of tar files that are shuffled together; the files themselves are shuffled too."""
     batch_size: int = 64
@@ -91,7 +96,7 @@ class DataConfig:
             raise ConfigError(f"data.delimiter is {self.delimiter!r}; it must be one character.")
         if self.task != "classes" and self.dataset != "list":
             raise ConfigError(f"data.task is {self.task!r}, which needs data.dataset: list, not {self.dataset!r}.")
-        at_least("data.max_pixels", self.max_pixels, 1)
+        within("data.max_pixels", self.max_pixels, 1, 2 * PILLOW_PIXELS)
         at_least("data.shuffle_window", self.shuffle_window, 1)
         at_least("data.timeout", self.timeout, 0)
         within("data.val_fraction", self.val_fraction, 0, 1, open_ends=True)

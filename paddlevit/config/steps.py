@@ -186,6 +186,7 @@ class RunConfig:
     """visualdl or wandb: send the history there too."""
 
     def __post_init__(self) -> None:
+        at_least("run.seed", self.seed, 0)
         at_least("run.log_every", self.log_every, 1)
         at_least("run.eval_every", self.eval_every, 1)
         if self.save_every is not None:
