@@ -1,0 +1,316 @@
+"""What happens around the steps of `paddle.Model.fit`: evaluation, history, checkpoints, interruption."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddlevit import runtime
+from paddlevit.config import Config
+from paddlevit.training.console import Console, describe_row
+from paddlevit.training.optimizer import optimizer_state, restore_optimizer
+from paddlevit.training.run_folder import LOGGER, RunFolder
+from paddlevit.training.schedule import evaluations_since_best, plateau_factor
+from paddlevit.training.trainer import NonFiniteLoss, Progress, Trainer
+from paddlevit.weights.checkpoint import Checkpoint, write_checkpoint
+from paddlevit.weights.restore import describe_model, set_weights
+
+FILES_NAMED = 4
+
+
+class Interrupted(Exception):
+    """A signal asked the run to end; its state is saved."""
+
+
+def evaluate(
+    trainer: Trainer, loader: paddle.io.DataLoader, callbacks: Sequence[paddle.callbacks.Callback] = ()
+) -> dict[str, float]:
+    """The scores over every picture of the loader, once, over all processes.
+
+    Args:
+        trainer: Prepared with Scores.
+        loader: Batches of (images, labels).
+        callbacks: Told of every batch.
+
+    Returns:
+        The figures of the trainer's scores by name: loss, top1 and top5 for classes.
+
+    Raises:
+        ValueError: The loader is empty.
+    """
+    if len(loader) == 0:
+        raise ValueError("There is nothing to evaluate: the validation data is empty.")
+    trainer.eval_left = pictures_of_process(loader.batch_sampler)
+    trainer.evaluate(loader, verbose=0, callbacks=list(callbacks))
+    totals = sum_over_processes(trainer.scores.finished)
+    return dict(zip(trainer.scores.names, trainer.scores.figures(totals)))
+
+
+def pictures_of_process(sampler: Any) -> int | None:
+    """How many pictures this process evaluates before those that only fill up the last step; None is all.
+
+    Args:
+        sampler: An EpochSampler in the data's own order.
+    """
+    if not getattr(sampler, "padding", 0):
+        return None
+    whole, rest = divmod(sampler.dataset_length, sampler.batch_size * sampler.world_size)
+    share = (rest + sampler.padding) // sampler.world_size
+    return whole * sampler.batch_size + min(max(rest - sampler.rank * share, 0), share)
+
+
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """The sum of every process's values."""
+    if paddle.distributed.ParallelEnv().nranks == 1:
+        return values
+    summed = paddle.to_tensor(np.asarray(values, np.float64))
+    paddle.distributed.all_reduce(summed)
+    return summed.numpy()
+
+
+class Recorder(paddle.callbacks.Callback):
+    """Evaluates, writes the history and keeps the checkpoints `last`, `previous` and `best`.
+
+    Args:
+        folder: Where.
+        config: Its schedule, run and train.early_stop say when to do what.
+        sampler: Of the training data; told which epoch begins and how many batches to skip.
+        val_loader: What is evaluated on.
+        class_names: Go into the checkpoints.
+        on_row: Called with every new row of the history, by the first process.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        sampler: Any,
+        val_loader: paddle.io.DataLoader,
+        class_names: list[str],
+        on_row: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder, self.config, self.sampler, self.val_loader = folder, config, sampler, val_loader
+        self.epochs, self.class_names, self.on_row = config.schedule.total_epochs, class_names, on_row
+        self.history: list[dict[str, Any]] = []
+        self.signal: int | None = None
+
+    def resume(self, trainer: Trainer) -> None:
+        """Take weights, optimizer state, progress and history from the folder's last whole checkpoint."""
+        checkpoint = self.folder.load_last()
+        set_weights(trainer.network, checkpoint)
+        restore_optimizer(trainer.network, trainer._optimizer, checkpoint.optimizer)
+        if trainer.ema is not None:
+            trainer.ema.load(checkpoint.ema)
+        trainer.progress = Progress(**checkpoint.meta["progress"])
+        if trainer.rank:  # the checkpoint holds the sums of all processes
+            trainer.progress.loss_sum, trainer.progress.hits, trainer.progress.pictures = 0.0, 0, 0
+        trainer.learning_rate = checkpoint.meta["learning_rate"]
+        self.history = checkpoint.meta["history"]
+        trainer.rate_factor = plateau_factor(self.config.schedule, self.scores_so_far(trainer.scores.main))
+        if trainer.rank == 0:
+            self.folder.write_history(self.history)
+
+    def scores_so_far(self, main: str) -> list[float]:
+        """The better of raw and averaged weights at each evaluation."""
+        parts = (f"val_{main}", f"ema_{main}")
+        return [max(row[part] for part in parts if part in row) for row in self.history if parts[0] in row]
+
+    def should_stop(self, main: str) -> bool:
+        """Whether train.early_stop says that enough evaluations brought nothing."""
+        limit = self.config.train.early_stop
+        return limit is not None and evaluations_since_best(self.scores_so_far(main)) >= limit
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.sampler.set_epoch(self.model.progress.epoch)
+        self.sampler.skip = self.model.progress.batch
+
+    def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        if not self.model.at_update:
+            return
+        self._stop_if_asked()
+        every = self.config.run.save_every
+        if every and self.model.progress.update % every == 0:
+            self.save()
+
+    def on_eval_batch_end(self, step: int, logs: dict | None = None) -> None:
+        self._stop_if_asked()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        model, progress = self.model, self.model.progress
+        done, main = progress.epoch + 1, model.scores.main
+        loss_sum, hits, pictures = self._epoch_sums()
+        row = {
+            "epoch": done,
+            "update": progress.update,
+            "lr": model.learning_rate,
+            "train_loss": loss_sum / pictures,
+        }
+        if model.scores.counts_hits:
+            row["train_top1"] = hits / pictures
+        if progress.loss_scale is not None:
+            row["skipped_updates"] = progress.skipped_updates
+        improved = False
+        if done % self.config.run.eval_every == 0 or done == self.epochs:
+            improved = self._evaluate(row)
+        self.history.append(row)
+        progress.next_epoch()
+        model.rate_factor = plateau_factor(self.config.schedule, self.scores_so_far(main))
+        model.stop_training = self.should_stop(main)
+        if model.rank == 0:
+            self.folder.write_history(self.history)
+        self.save(best=improved)
+        if model.rank == 0:
+            self.folder.keep_epoch(done, self.config.run.keep)
+            if self.on_row is not None:
+                self.on_row(row)
+        LOGGER.info("%s%s", describe_row(row, self.epochs, main), "  best" if improved else "")
+        if model.stop_training:
+            LOGGER.info("Stopped: %d evaluations without a better %s.", self.config.train.early_stop, main)
+
+    def _epoch_sums(self) -> tuple[float, int, int]:
+        progress = self.model.progress
+        sums = np.array([progress.loss_sum, progress.hits, progress.pictures], np.float64)
+        loss_sum, hits, pictures = sum_over_processes(sums).tolist()
+        return loss_sum, round(hits), round(pictures)
+
+    def _evaluate(self, row: dict[str, Any]) -> bool:
+        """Add the evaluation to the row; return whether it is the best so far."""
+        model = self.model
+        scores = {"val": evaluate(model, self.val_loader, [_Watch(self._stop_if_asked)])}
+        if model.ema is not None:
+            with model.ema.applied(model.network):
+                scores["ema"] = evaluate(model, self.val_loader, [_Watch(self._stop_if_asked)])
+        for part, values in scores.items():
+            row.update({f"{part}_{name}": value for name, value in values.items()})
+        best = max(values[model.scores.main] for values in scores.values())
+        improved = best > model.progress.best_score
+        if improved:
+            model.progress.best_score = best
+        return improved
+
+    def save(self, best: bool = False) -> None:
+        """Write `last`, and `best` before it if asked: then a run killed between them finds its best again.
+
+        All processes call it, the first one writes.
+        """
+        model = self.model
+        loss_sum, hits, pictures = self._epoch_sums()
+        if model.rank:
+            return
+        progress = dataclasses.replace(model.progress, loss_sum=loss_sum, hits=hits, pictures=pictures)
+        meta = {
+            **describe_model(model.network, self.class_names),
+            "progress": dataclasses.asdict(progress),
+            "learning_rate": model.learning_rate,
+            "history": self.history,
+        }
+        state = _arrays(model.network.state_dict())
+        average = _arrays(model.ema.average) if model.ema is not None else {}
+        if best:
+            write_checkpoint(self.folder.checkpoint("best"), Checkpoint(state, meta, average))
+        optimizer = _arrays(optimizer_state(model.network, model._optimizer))
+        self.folder.save_last(Checkpoint(state, meta, average, optimizer))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within the block, Ctrl-C and SIGTERM end the run after the update under way; a second one at once."""
+
+        def note(number: int, frame: Any) -> None:
+            if self.signal is not None:
+                signal.default_int_handler(number, frame)
+            self.signal = number
+
+        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _stop_if_asked(self) -> None:
+        """Raise Interrupted in every process when one of them got a signal."""
+        number = self.signal or 0
+        if self.model.num_processes > 1:
+            asked = paddle.to_tensor([number])
+            paddle.distributed.all_reduce(asked, op=paddle.distributed.ReduceOp.MAX)
+            number = int(asked)
+        if number:
+            raise Interrupted(signal.Signals(number).name)
+
+
+class _Watch(paddle.callbacks.Callback):
+    """Calls a function after every batch of an evaluation."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        super().__init__()
+        self.function = function
+
+    def on_eval_batch_end(self, step: int, logs: dict | None = None) -> None:
+        self.function()
+
+
+def fit(trainer: Trainer, loader: paddle.io.DataLoader, recorder: Recorder, console: Console) -> None:
+    """`paddle.Model.fit` from where the trainer's progress stands to the run's last epoch.
+
+    Args:
+        trainer: After `setup`, and after `recorder.resume` when going on with a run.
+        loader: The training data.
+        recorder: Evaluates and saves.
+        console: Shows progress.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the state is saved and the message says how to go on.
+        NonFiniteLoss: With the pictures of the batch and the last good checkpoint.
+    """
+    left = recorder.epochs - trainer.progress.epoch
+    if left <= 0 or recorder.should_stop(trainer.scores.main):
+        LOGGER.info("All %d epochs are done.", trainer.progress.epoch)
+        return
+    trainer.stop_training = False  # Paddle never takes it back
+    try:
+        with recorder.listening():
+            trainer.fit(loader, epochs=left, verbose=0, callbacks=[console, recorder])
+    except Interrupted as interruption:
+        recorder.save()
+        progress = trainer.progress
+        raise Interrupted(
+            f"{interruption}: saved at epoch {progress.epoch + 1}, batch {progress.batch}. Go on with:"
+            f" python tools/train.py --resume {recorder.folder.path}"
+        ) from None
+    except NonFiniteLoss as error:
+        runtime.outlive_this_process()
+        raise NonFiniteLoss(f"{error} {_circumstances(trainer, loader, recorder.folder)}") from None
+    except Exception:
+        runtime.outlive_this_process()
+        raise
+    finally:
+        console.close()
+
+
+def _circumstances(trainer: Trainer, loader: paddle.io.DataLoader, folder: RunFolder) -> str:
+    """The pictures of the batch under way, and the checkpoint to go back to."""
+    sampler = copy.copy(loader.batch_sampler)
+    sampler.set_epoch(trainer.progress.epoch)
+    sampler.skip = trainer.progress.batch
+    keys = next(itertools.islice(iter(sampler), 1))
+    describe = getattr(loader.dataset, "describe", "picture {}".format)
+    names = [describe(key.index) for key in keys]
+    listing = folder.path / "non_finite_batch.txt"
+    listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    more = f" and {len(names) - FILES_NAMED} more, all in {listing}" if len(names) > FILES_NAMED else ""
+    last = folder.checkpoint("last")
+    good = f"The last good checkpoint is {last}" if last.exists() else "There is no checkpoint yet"
+    return f"Its pictures: {', '.join(names[:FILES_NAMED])}{more}. {good}; a lower optimizer.lr or clip_norm may help."
+
+
+def _arrays(state: dict[str, paddle.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in state.items()}
