@@ -1,0 +1,254 @@
+"""Prediction from an export: pictures in, names and probabilities out.
+
+Shapes: B batch, C image channels, H W image height and width, D width, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+from PIL import Image
+
+from paddlevit.errors import check_choice
+from paddlevit.inference.engines import ENGINES, FastestEngine, load_engine, why_not
+from paddlevit.inference.folder import read_info
+
+ImageLike = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one picture, best first."""
+
+    classes: tuple[int, ...]
+    """Indices of the classes."""
+    names: tuple[str, ...]
+    """Their names."""
+    probabilities: tuple[float, ...]
+    """Their probabilities; those of all classes sum to 1."""
+    features: Optional[np.ndarray] = field(default=None, compare=False)
+    """[D], what was classified, from an export with features."""
+    attention: Optional[np.ndarray] = field(default=None, compare=False)
+    """[rows, columns], where the network looked in the part of the picture that it saw, from an export with it."""
+
+
+class Predictor:
+    """Runs the export of a folder; several threads may share one.
+
+    Args:
+        folder: What `export_model` or tools/export.py wrote.
+        threads: CPU threads; None is every core.
+        device: `auto`, `cpu`, `gpu` or `gpu:N`.
+        engine: `paddle`, `onnxruntime`, `openvino`, or `auto`: the first batch is timed on each of those that are
+            installed and have a file in the folder, and the fastest is kept.
+        precision: `fp32`, `bf16` or `fp16`; None is what the export is meant for. int8 is a property of the file.
+        batch_size: How many pictures `predict` holds in memory and computes at a time.
+        image_size: Height and width to which `predict` brings pictures, one number or two, for an export that takes any
+            size; None is the network's own.
+
+    Attributes:
+        info: What the export says of itself.
+        class_names: Names of the classes.
+        preprocessing: What is done to a picture.
+
+    Raises:
+        ValueError: The folder is no export, or not a whole one; or what was asked for cannot run here.
+
+    Example:
+        >>> predictor = Predictor("exported")
+        >>> predictor.predict(["cat.jpg", "dog.png"], topk=1)[0].names
+        ('tabby',)
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        threads: int | None = None,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str | None = None,
+        batch_size: int = 16,
+        image_size: int | Sequence[int] | None = None,
+    ) -> None:
+        check_choice("engine", engine, ("auto", *ENGINES))
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}; it must be at least 1.")
+        self.folder, self.batch_size = Path(folder), batch_size
+        self.info = read_info(folder)
+        self.class_names, self.preprocessing = self.info.class_names, self.info.preprocessing
+        if image_size is not None:
+            height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+            size = (height, width)
+            self._check_size(size)
+            self.preprocessing = self.preprocessing.adapted(size)
+        precision = self._choose_precision(precision)
+        self._lock = threading.Lock()
+        names: list[str] = [engine]
+        if engine == "auto":
+            names = [name for name in ENGINES if not why_not(name, self.folder, precision, device)]
+        if not names:
+            reasons = "; ".join(f"{name}: {why_not(name, self.folder, precision, device)}" for name in ENGINES)
+            raise ValueError(f"No engine can run {folder} in {precision}: {reasons}.")
+        self._engine = FastestEngine(
+            {name: load_engine(name, self.folder, threads, device, precision) for name in names}
+        )
+
+    @property
+    def engine(self) -> str:
+        """What runs the export; several names joined by commas until the first batch has shown which is fastest."""
+        return ",".join(self._engine.engines)
+
+    def outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Everything that the export gives.
+
+        Args:
+            batch: [B, C, H, W], preprocessed, or bytes [B, H, W, C] for an export that preprocesses; any B from 1.
+
+        Returns:
+            `logits` or `probabilities` [B, K], and if exported `features` [B, D] and `attention` [B, rows, columns].
+
+        Raises:
+            ValueError: Another shape than the export takes.
+        """
+        batch = np.asarray(batch)
+        if self.info.input.dtype == "uint8" and batch.dtype != np.uint8:
+            raise ValueError(f"{self.folder} takes pictures as bytes [B, H, W, C], not {batch.dtype}.")
+        batch = np.asarray(batch, self.info.input.dtype)
+        wanted = self.info.input.shape
+        if batch.ndim != len(wanted) or any(size not in (None, got) for size, got in zip(wanted[1:], batch.shape[1:])):
+            shape = ", ".join("any" if size is None else str(size) for size in wanted[1:])
+            raise ValueError(f"The batch has shape {list(batch.shape)}; this export takes [batch, {shape}].")
+        if 0 in batch.shape:
+            raise ValueError(f"The batch has shape {list(batch.shape)} and is empty; give at least one picture.")
+        if self.info.size_multiple is not None:
+            self._check_size(batch.shape[2:])
+        with self._lock:
+            arrays = self._engine.run(batch)
+        return dict(zip(self.info.outputs, arrays))
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """The network's answers, float32 [B, K]; `batch` and errors as for `outputs`."""
+        if "logits" not in self.info.outputs:
+            raise ValueError(
+                f"{self.folder} gives probabilities, not logits; use outputs(), or export without softmax."
+            )
+        return self.outputs(batch)["logits"]
+
+    def predict(self, images: ImageLike | Iterable[ImageLike], topk: int = 5) -> list[Prediction]:
+        """The most probable classes of pictures.
+
+        Args:
+            images: One picture or any number of them: paths, bytes of files, Pillow pictures, or arrays [H, W, C],
+                [C, H, W] or [H, W].
+            topk: How many classes; at most all of them are given.
+
+        Returns:
+            One Prediction per picture, in order.
+
+        Raises:
+            ValueError: A picture that cannot be read, a topk below 1, or an export without classes.
+        """
+        if topk < 1:
+            raise ValueError(f"topk is {topk}; it must be at least 1.")
+        if len(self.class_names) < 2:
+            raise ValueError(f"{self.folder} gives numbers, not classes; use outputs().")
+        images = _as_list(images)
+        results: list[Prediction] = []
+        for start in range(0, len(images), self.batch_size):
+            prepared = [self.preprocess(image) for image in images[start : start + self.batch_size]]
+            for batch in _same_shapes(prepared):
+                results += self.predictions(self.outputs(batch), topk)
+        return results
+
+    def preprocess(self, image: ImageLike) -> np.ndarray:
+        """One picture of any kind -> what the graph takes: float32 [C, H, W], or bytes [H, W, C]."""
+        from paddlevit.data.images import load_image
+        from paddlevit.data.transforms import as_picture, eval_transform
+
+        channels = self.preprocessing.channels
+        if isinstance(image, (str, os.PathLike, bytes)):
+            image = load_image(image, channels)
+        if self.info.input.dtype == "float32":
+            return eval_transform(self.preprocessing)(image)
+        picture = as_picture(image, channels)
+        if not isinstance(picture, Image.Image):
+            raise ValueError(f"{self.folder} takes 8-bit pictures; give paths, Pillow pictures or arrays of uint8.")
+        return np.asarray(picture).reshape(picture.height, picture.width, channels)
+
+    def predictions(self, outputs: dict[str, np.ndarray], topk: int) -> list[Prediction]:
+        """One Prediction for each row of `outputs`."""
+        probabilities = outputs["probabilities"] if "probabilities" in outputs else softmax(outputs["logits"])
+        extras = [
+            {name: outputs[name][i] for name in ("features", "attention") if name in outputs}
+            for i in range(len(probabilities))
+        ]
+        return [self._best(row, topk, extra) for row, extra in zip(probabilities, extras)]
+
+    def warm_up(self, batch_size: int = 1) -> None:
+        """Run an empty batch, so that the first real one finds everything loaded and the engine chosen."""
+        shape = [batch_size, *self.info.input.shape[1:]]
+        sizes = (1, 2) if self.info.input.dtype == "uint8" else (2, 3)
+        for axis, size in zip(sizes, self.preprocessing.image_size):
+            shape[axis] = size
+        self.outputs(np.zeros(shape, self.info.input.dtype))
+
+    def _best(self, probabilities: np.ndarray, topk: int, extra: dict[str, Any]) -> Prediction:
+        order = np.argsort(-probabilities, kind="stable")[:topk].tolist()
+        return Prediction(
+            tuple(order),
+            tuple(self.class_names[index] for index in order),
+            tuple(float(probabilities[index]) for index in order),
+            **extra,
+        )
+
+    def _choose_precision(self, precision: str | None) -> str:
+        made_for = self.info.precision
+        if precision is None:
+            return made_for
+        check_choice("precision", precision, ("fp32", "bf16", "fp16", "int8"))
+        if precision != made_for and "int8" in (precision, made_for):
+            raise ValueError(
+                f"precision is {precision!r}, but {self.folder} was exported in {made_for}; export it again."
+            )
+        return precision
+
+    def _check_size(self, size: Sequence[int]) -> None:
+        """Paddle drops the checks that a network makes of sizes which are only known when it runs."""
+        multiple = self.info.size_multiple
+        if multiple is None:
+            raise ValueError(
+                f"image_size is {tuple(size)}, but {self.folder} takes one size, {self.info.input.shape[2:]};"
+                " export with dynamic_size."
+            )
+        if any(side < step or side % step for side, step in zip(size, multiple)):
+            raise ValueError(f"The size {tuple(size)} is no multiple of {multiple}, which this export needs.")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """[B, K] -> [B, K], each row positive with sum 1."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _as_list(images: Any) -> list[ImageLike]:
+    single = isinstance(images, (str, os.PathLike, bytes, Image.Image))
+    if single or (isinstance(images, np.ndarray) and images.ndim < 4):
+        return [images]
+    return list(images)
+
+
+def _same_shapes(arrays: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+    """Neighbours of one shape as batches."""
+    start = 0
+    for end in range(1, len(arrays) + 1):
+        if end == len(arrays) or arrays[end].shape != arrays[start].shape:
+            yield np.stack(arrays[start:end])
+            start = end

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddlevit.inference import Prediction, Predictor, export_model
+from paddlevit.inference.predictor import softmax
+from tests.golden.fill import image
+from tests.inference.conftest import CLASS_NAMES, build
+
+
+@pytest.fixture(scope="module")
+def predictor(exported):
+    return Predictor(exported, threads=1)
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    values = (image((1, 3, 40, 50))[0].transpose(1, 2, 0) * 40 + 128).clip(0, 255)
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def test_paths_bytes_pictures_and_arrays_give_the_same_answer(predictor, picture, tmp_path) -> None:
+    path = tmp_path / "picture.png"
+    picture.save(path)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    kinds = [path, str(path), buffer.getvalue(), picture, np.asarray(picture)]
+    first, *others = predictor.predict(kinds)
+    assert isinstance(first, Prediction)
+    for other in others:
+        assert other.classes == first.classes
+        np.testing.assert_allclose(other.probabilities, first.probabilities, atol=1e-6)
+    for kind in kinds:
+        assert predictor.predict(kind)[0].classes == first.classes
+
+
+def test_prediction_is_the_softmax_of_the_logits_in_order(predictor, picture) -> None:
+    logits = predictor.logits(predictor.preprocess(picture)[None])
+    powers = np.exp(logits[0].astype(np.float64))
+    expected = powers / powers.sum()
+    (prediction,) = predictor.predict(picture)
+    assert prediction.classes == tuple(np.argsort(-expected))
+    assert prediction.names == tuple(CLASS_NAMES[index] for index in prediction.classes)
+    np.testing.assert_allclose(prediction.probabilities, np.sort(expected)[::-1], rtol=1e-5)
+    assert sum(prediction.probabilities) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_topk_cuts_the_list(predictor, picture) -> None:
+    everything = predictor.predict(picture, topk=99)[0]
+    assert len(everything.classes) == 5
+    assert predictor.predict(picture, topk=2)[0].classes == everything.classes[:2]
+    with pytest.raises(ValueError, match="topk is 0; it must be at least 1"):
+        predictor.predict(picture, topk=0)
+
+
+def test_softmax_of_large_logits() -> None:
+    np.testing.assert_allclose(softmax(np.array([[1e4, 1e4 - 1.0]], np.float32))[0], [0.731059, 0.268941], rtol=1e-5)
+
+
+def test_batches_are_cut_to_the_batch_size(exported, picture, monkeypatch) -> None:
+    predictor = Predictor(exported, batch_size=2)
+    sizes, outputs = [], predictor.outputs
+    monkeypatch.setattr(predictor, "outputs", lambda batch: sizes.append(len(batch)) or outputs(batch))
+    five = [picture.rotate(angle) for angle in range(5)]
+    results = predictor.predict(five)
+    assert sizes == [2, 2, 1]
+    single = [predictor.predict(one)[0] for one in five]
+    assert [result.classes for result in results] == [result.classes for result in single]
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        Predictor(exported, batch_size=0)
+
+
+def test_what_the_export_says_is_at_hand(predictor, toy) -> None:
+    assert predictor.class_names == CLASS_NAMES
+    assert predictor.preprocessing == toy.preprocessing
+
+
+def test_wrong_inputs_are_named(predictor, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"shape \[2, 3, 33, 32\]; this export takes \[batch, 3, 32, 32\]"):
+        predictor.logits(np.zeros((2, 3, 33, 32), np.float32))
+    with pytest.raises(ValueError, match=r"shape \[3, 32, 32\]"):
+        predictor.logits(np.zeros((3, 32, 32), np.float32))
+    with pytest.raises(ValueError, match="is empty; give at least one picture"):
+        predictor.logits(np.zeros((0, 3, 32, 32), np.float32))
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match=r"text\.jpg cannot be read"):
+        predictor.predict(tmp_path / "text.jpg")
+    assert predictor.predict([]) == []
+
+
+def test_numbers_in_place_of_classes(tmp_path, picture) -> None:
+    export_model(build("vit", num_classes=1), tmp_path / "regression")
+    predictor = Predictor(tmp_path / "regression")
+    with pytest.raises(ValueError, match=r"gives numbers, not classes; use outputs\(\)"):
+        predictor.predict(picture)
+    assert predictor.logits(predictor.preprocess(picture)[None]).shape == (1, 1)
+
+
+def test_devices_and_threads(exported) -> None:
+    Predictor(exported, device="cpu", threads=2)
+    with pytest.raises(ValueError, match="device is 'tpu'"):
+        Predictor(exported, device="tpu")
+    with pytest.raises(ValueError, match="threads is 0"):
+        Predictor(exported, threads=0)
