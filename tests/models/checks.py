@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,10 @@ import paddle
 import paddle.inference
 from paddle import nn
 
-from paddlevit.models import create_model
+from paddlevit.complexity import count_parameters, layer_table
+from paddlevit.models import create_model, get_spec
 from tests.golden.fill import fill, image
+from tests.golden.making import values
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -43,42 +47,40 @@ def relative_error(ours, reference) -> float:
     return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 
 
-def golden_error(name: str) -> float:
-    """Relative error of our logits for a golden file made with timm; fails unless every parameter has its value."""
+def golden_error(name: str, renamed: Sequence[tuple[str, str]] = TIMM_NAMES) -> float:
+    """Relative error of our logits for a golden file; fails unless every parameter has its value.
+
+    Args:
+        name: The file without its ending.
+        renamed: The reference's names and ours, as regular expressions; none where we kept the names. Positions that
+            the reference fixes, `pos_embed`, are not in its file and stay as our model makes them.
+    """
     with np.load(GOLDEN / f"{name}.npz") as archive:
         meta, reference = json.loads(str(archive["meta"])), archive["logits"]
-    renamed = {"img_size": "image_size", "in_chans": "in_channels"}
-    options = {renamed.get(key, key): value for key, value in meta["kwargs"].items()}
-    model = create_model(meta["model"], **options)
+    words = {"img_size": "image_size", "in_chans": "in_channels"}
+    model = create_model(meta["model"], **{words.get(key, key): value for key, value in meta["kwargs"].items()})
     model.eval()
-    assert sum(int(parameter.size) for parameter in model.parameters()) == meta["params"]
+    assert count_parameters(model) == meta["params"]
+    assert count_parameters(model, trainable_only=True) == meta.get("trainable", meta["params"])
 
     linear = {f"{path}.weight" for path, layer in model.named_sublayers() if isinstance(layer, nn.Linear)}
     state = {}
-    for key, shape in meta["state"].items():
-        ours = key
-        for pattern, replacement in TIMM_NAMES:
-            ours = re.sub(pattern, replacement, ours)
-        value = fill(key, tuple(shape))
-        state[ours] = value.T if ours in linear else value
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    for key, value in values(meta).items():
+        for pattern, replacement in renamed:
+            key = re.sub(pattern, replacement, key)
+        state[key] = value.T if key in linear else value
+    own = {key: tensor for key, tensor in model.state_dict().items() if key.endswith("pos_embed")}
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in own}
     assert shapes == {key: value.shape for key, value in state.items()}
-    model.set_state_dict(state)
+    model.set_state_dict({**own, **state})
     with paddle.no_grad():
         return relative_error(model(paddle.to_tensor(image(tuple(meta["input"])))).numpy(), reference)
 
 
-def table_row(name: str) -> dict[str, str]:
-    """timm's parameter count, classes and data settings of a model."""
-    lines = (GOLDEN / "param_counts.tsv").read_text().splitlines()
-    header = lines[0].split("\t")
-    return next(dict(zip(header, line.split("\t"))) for line in lines if line.split("\t")[0] == name)
-
-
-def our_row(name: str) -> dict[str, str]:
-    """The same of our model, built without memory for its parameters."""
+def our_row(name: str, **options) -> dict[str, str]:
+    """Our model as a row of timm's param_counts.tsv, built without memory for its parameters."""
     with paddle.LazyGuard():
-        model = create_model(name)
+        model = create_model(name, **options)
     preprocessing = model.preprocessing
     return {
         "model": name,
@@ -90,6 +92,33 @@ def our_row(name: str) -> dict[str, str]:
         "mean": ",".join(str(round(value, 6)) for value in preprocessing.mean),
         "std": ",".join(str(round(value, 6)) for value in preprocessing.std),
     }
+
+
+def multiply_adds(name: str, **options) -> dict[str, int]:
+    """Multiply-adds of one picture, by class of layer, counted on one block of each stage.
+
+    All blocks of a stage cost the same, so a network with one of each is traced, and what the block costs is multiplied
+    by their number: that of the options, else of the name, else of the class.
+
+    Args:
+        name: The model.
+        **options: Further keywords of `create_model`.
+    """
+    spec = get_spec(name)
+    defaults = {key: parameter.default for key, parameter in inspect.signature(spec.build).parameters.items()}
+    stages = "depths" in defaults
+    depth = {**defaults, **spec.options, **options}["depths" if stages else "depth"]
+    short = {"depths": [1] * len(depth)} if stages else {"depth": 1}
+    with paddle.LazyGuard():
+        model = create_model(name, **{**options, **short})
+    block = re.compile(r"layers\.(\d+)\.blocks\.0\." if stages else r"(?:.*\.)?(?:layers|blocks)\.(0)\.")
+    numbers = depth if stages else [depth]
+    counts: dict[str, int] = {}
+    for row in layer_table(model, [1, model.preprocessing.channels, *model.preprocessing.image_size]):
+        found = block.match(row.name)
+        times = numbers[int(found[1])] if found else 1
+        counts[row.type] = counts.get(row.type, 0) + times * row.multiply_adds
+    return counts
 
 
 def fill_by_name(model: nn.Layer) -> nn.Layer:

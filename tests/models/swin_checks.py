@@ -56,7 +56,7 @@ def checkpoint_effect(build, x: paddle.Tensor) -> tuple[int, float]:
 
 
 def attended_places(windows, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns, [nW, M * M] each, of the token in each place of shifted windows: place by place, from the paper.
+    """Rows and columns, [nW, M * M] each, of the token in each place of shifted windows, one by one from the paper.
 
     The windows start M - shift tokens before the map's first whole window; what leaves the map at the bottom or right
     is filled up from the top or left.

@@ -29,11 +29,6 @@ def test_logits_equal_timm(name):
     assert checks.golden_error(name) < 1e-5
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_parameters_and_preprocessing_equal_timm(name):
-    assert checks.our_row(name) == checks.table_row(name)
-
-
 def test_every_name_of_timm_is_there():
     names = (checks.GOLDEN / "param_counts.tsv").read_text().splitlines()
     assert set(MODELS) == {line.split("\t")[0] for line in names if line.startswith("deit_")}

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import paddle
 import pytest
-from paddle import nn
 
-from paddlevit.complexity import count_parameters, layer_table
+from paddlevit.complexity import count_parameters
 from paddlevit.layers import Identity, sinusoid_table
 from paddlevit.models import create_model, get_spec
 from paddlevit.models.t2t_vit import MODELS, Block, T2TModule, T2TViT, TokenAttention, TokenPerformer, TokenTransformer
 from paddlevit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from tests.golden.fill import fill
 from tests.models import checks
 
 TOY = dict(image_size=32, num_classes=5, embed_dim=16, depth=2, num_heads=4, token_dim=8)
@@ -35,36 +31,9 @@ PARAMETERS = {
 }
 
 
-def golden_error(name: str) -> float:
-    """Relative error of our logits for a golden file whose state has our names, but for the fixed positions.
-
-    With `fill`'s own values the performer's keys are so long that its attention underflows to 0. Where the file's
-    `scaled` has a part of an entry's name, the entry is `fill`'s value times that number.
-    """
-    with np.load(checks.GOLDEN / f"{name}.npz") as archive:
-        meta, reference = json.loads(str(archive["meta"])), archive["logits"]
-    options = {"image_size" if key == "img_size" else key: value for key, value in meta["kwargs"].items()}
-    model = create_model(meta["model"], **options)
-    model.eval()
-    counts = count_parameters(model), count_parameters(model, trainable_only=True)
-    assert counts == (meta["params"], meta["trainable"])
-
-    linear = {f"{path}.weight" for path, layer in model.named_sublayers() if isinstance(layer, nn.Linear)}
-    state = {}
-    for key, shape in meta["state"].items():
-        factors = [factor for part, factor in meta.get("scaled", {}).items() if part in key]
-        value = fill(key, tuple(shape)) * np.prod(factors, dtype="float32")
-        state[key] = value.T if key in linear else value
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items() if not key.endswith("pos_embed")}
-    assert shapes == {key: value.shape for key, value in state.items()}
-    model.set_state_dict({**model.state_dict(), **state})
-    with paddle.no_grad():
-        return checks.relative_error(model(checks.pictures(2, meta["input"][2:], meta["input"][1])).numpy(), reference)
-
-
 @pytest.mark.parametrize("name", ["t2t_vit_7", "t2t_vit_14", "t2t_vit_t_14", "t2t_vit_12-img_size=96-num_classes=10"])
 def test_logits_equal_the_authors_code(name):
-    assert golden_error(name) < 1e-5
+    assert checks.golden_error(name, renamed=()) < 1e-5
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -102,14 +71,11 @@ def test_preprocessing(name):
 )
 def test_multiply_adds_are_the_published_ones(name, published, linear_layers):
     """The authors' README, in billions; and what timm's pull request 2426 counts, which leaves out all attention."""
-    with paddle.LazyGuard():
-        model = create_model(name, depth=1)
-    rows, depth = layer_table(model, [1, 3, 224, 224]), get_spec(name).options["depth"]
-    counts = [(row.type, row.multiply_adds * (depth if row.name.startswith("blocks.0.") else 1)) for row in rows]
+    counts = checks.multiply_adds(name)
     # 13.66 are counted where the README has 13.8; everything else rounds to its figure.
-    assert sum(n for _, n in counts) / 1e9 == pytest.approx(published, abs=0.15 if published == 13.8 else 0.05)
+    assert sum(counts.values()) / 1e9 == pytest.approx(published, abs=0.15 if published == 13.8 else 0.05)
     if linear_layers:
-        assert sum(n for kind, n in counts if kind == "Linear") / 1e9 == pytest.approx(linear_layers, abs=0.005)
+        assert counts["Linear"] / 1e9 == pytest.approx(linear_layers, abs=0.005)
 
 
 def test_products_of_the_token_layers():

@@ -170,7 +170,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("keyword", [key for key in inspect.signature(VisualTransformer).parameters])
+@pytest.mark.parametrize("keyword", list(inspect.signature(VisualTransformer).parameters))
 def test_every_keyword_changes_something(keyword):
     if keyword == "use_checkpoint":
         pytest.skip("changes memory only; test_recomputing_gives_the_same_gradients covers it")
