@@ -105,7 +105,8 @@ def format_table(rows: Sequence[LayerCost]) -> str:
 
 def _walk(model: nn.Layer, input_shape: Sequence[int]) -> dict[str, LayerCost]:
     layers = list(model.named_sublayers(include_self=True))
-    rows, seen = {}, set()
+    rows: dict[str, LayerCost] = {}
+    seen: set[int] = set()
     for name, layer in layers:
         own = {id(p): math.prod(p.shape) for p in layer.parameters(include_sublayers=False)}
         rows[name] = LayerCost(name, type(layer).__name__, sum(n for key, n in own.items() if key not in seen))
@@ -129,8 +130,15 @@ def _walk(model: nn.Layer, input_shape: Sequence[int]) -> dict[str, LayerCost]:
         for name, layer in layers
         if rows[name].parameters or isinstance(layer, nn.Softmax) or hasattr(layer, "multiply_adds")
     }
-    with watch(model, counted):
-        _ = paddle.jit.to_static(wrapper.forward, input_spec=spec, full_graph=True).concrete_program
+    forwards = [(layer, vars(layer).get("forward")) for _, layer in layers]
+    try:
+        with watch(model, counted):
+            _ = paddle.jit.to_static(wrapper.forward, input_spec=spec, full_graph=True).concrete_program
+    finally:
+        for layer, forward in forwards:  # Paddle 2.6 leaves a rewritten forward on layers that it has traced
+            vars(layer).pop("forward", None)
+            if forward is not None:
+                layer.forward = forward
     return rows
 
 
@@ -154,7 +162,7 @@ def window_attention_formula(tokens: int, dim: int, window_size: int) -> int:
 
 @dataclass(frozen=True)
 class SizePoint:
-    """What all attention layers of a model cost at one image size."""
+    """What all self-attention layers of a model cost at one image size."""
 
     image_size: int
     """Height and width of the picture."""
@@ -171,7 +179,9 @@ class SizePoint:
 def attention_over_sizes(
     build: Callable[[int], nn.Layer], image_sizes: Sequence[int], in_channels: int = 3, window_size: int = 7
 ) -> list[SizePoint]:
-    """Count a model's attention at several image sizes, beside both formulas.
+    """Count a model's self-attention at several image sizes, beside both formulas.
+
+    Attention without a softmax (T2T-ViT's performer) and a single learned query (SigLIP) are left out.
 
     Args:
         build: Makes the model for an image size; it is called under `paddle.LazyGuard`.
@@ -187,9 +197,11 @@ def attention_over_sizes(
         with paddle.LazyGuard():
             model = build(size)
         rows = _walk(model, [1, in_channels, size, size])
-        attention = [name for name, layer in model.named_sublayers() if hasattr(layer, "multiply_adds")]
         counted = global_formula = window_formula = 0
-        for name in attention:
+        for name in rows:
+            scores = rows.get(f"{name}.softmax")
+            if scores is None or scores.output_shape[-2] != scores.output_shape[-1]:
+                continue
             counted += sum(row.multiply_adds for key, row in rows.items() if f"{key}.".startswith(f"{name}."))
             tokens, dim = math.prod(rows[name].input_shape[:-1]), rows[name].input_shape[-1]
             global_formula += global_attention_formula(tokens, dim)

@@ -14,6 +14,7 @@ import io
 import os
 import platform
 import sys
+import time
 import warnings
 
 INSTALL_HINT = (
@@ -150,6 +151,20 @@ def pick_device(device: str = "auto") -> str:
         paddle.set_flags({"FLAGS_use_stride_kernel": False})
     paddle.set_device(chosen)
     return chosen
+
+
+def outlive_this_process(seconds: float = 10.0) -> None:
+    """Keep the connections of a process that fails open a while longer; does nothing when there is only one process.
+
+    paddle.distributed.launch shows the error of the first process that it finds dead. Without this, the others crash
+    at the lost connection within the same moment, and one of them is shown instead of the cause.
+
+    Args:
+        seconds: How long.
+    """
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1 and hasattr(os, "fork") and os.fork() == 0:
+        time.sleep(seconds)
+        os._exit(0)
 
 
 def peak_memory() -> int | None:

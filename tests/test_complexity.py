@@ -20,7 +20,9 @@ from paddlevit.complexity import (
     window_attention_formula,
 )
 from paddlevit.models import create_model
+from paddlevit.models.foundation import FoundationTransformer
 from paddlevit.models.swin import SwinTransformer
+from paddlevit.models.t2t_vit import T2TViT
 from paddlevit.models.vit import VisualTransformer
 
 TABLE = Path(__file__).parent / "golden" / "timm_models.tsv"
@@ -165,3 +167,17 @@ def test_counted_window_attention_meets_its_formula():
     for point in attention_over_sizes(swin, [32, 64], in_channels=1, window_size=4):
         assert point.counted == point.window_formula < point.total
         assert point.counted <= point.global_formula
+
+
+def test_only_self_attention_is_compared_with_the_formulas():
+    def siglip(size):
+        return FoundationTransformer(
+            size, 8, embed_dim=16, depth=1, num_heads=2, class_token="absent", pool="attention", num_classes=2
+        )
+
+    def t2t(size):
+        return T2TViT(size, embed_dim=16, depth=1, num_heads=2, token_dim=8, num_classes=2)
+
+    for build, tokens in ((siglip, 16), (t2t, 5)):
+        (point,) = attention_over_sizes(build, [32])
+        assert point.counted == point.global_formula == global_attention_formula(tokens, 16)

@@ -32,8 +32,12 @@ ALLOWED: dict[str, set[str]] = {
     "explain": BASE | {"config", "models", "weights", "data", "complexity"},
     "serve": BASE | {"data", "inference", "explain", "runtime", "cli"},
     "dev_run": BASE | {"config", "models", "data", "training", "inference", "runtime"},
+    "ablation": BASE | {"config", "data", "training"},
     "benchmarks": BASE | {"config", "models", "weights", "data", "training", "inference", "runtime", "complexity"},
 }
+
+
+PUBLIC = {"create_model": "models", "list_models": "models", "load_weights": "weights", "Predictor": "inference"}
 
 
 def _imports(path: Path, lazy: bool) -> set[str]:
@@ -44,7 +48,7 @@ def _imports(path: Path, lazy: bool) -> set[str]:
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "paddlevit":
             parts = node.module.split(".")
-            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            names |= {parts[1]} if len(parts) > 1 else {PUBLIC.get(a.name, a.name) for a in node.names}
         elif isinstance(node, ast.Import):
             names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("paddlevit.")}
     return names

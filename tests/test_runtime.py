@@ -32,7 +32,8 @@ def python(code, **variables):
 
 def test_without_paddle_one_line_says_what_to_install():
     code = BLOCK_PADDLE + (
-        "import runpy\nsys.argv = ['predict.py', 'run', 'a.png']\nrunpy.run_path('tools/predict.py', run_name='__main__')"
+        "import runpy\nsys.argv = ['predict.py', 'run', 'a.png']\n"
+        "runpy.run_path('tools/predict.py', run_name='__main__')"
     )
     done = python(code)
     assert done.returncode == 2

@@ -113,7 +113,8 @@ class WindowAttentionV2(nn.Layer):
         tokens, dim = x.shape[1:]
         qkv = self.qkv(x)  # [B * nW, N, 3D]
         if self.q_bias is not None:
-            qkv = qkv + paddle.concat([self.q_bias, paddle.zeros_like(self.q_bias), self.v_bias])
+            k_bias = paddle.zeros([dim], dtype=self.q_bias.dtype)
+            qkv = qkv + paddle.concat([self.q_bias, k_bias, self.v_bias])
         qkv = qkv.reshape([-1, tokens, 3, self.num_heads, self.head_dim])
         q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # each [B * nW, h, N, d]
         q, k = functional.normalize(q, axis=-1), functional.normalize(k, axis=-1)

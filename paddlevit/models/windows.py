@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 from paddle import nn
+from paddle.nn import functional
 
 MASKED = -100.0
 
@@ -102,10 +103,10 @@ class Windows(nn.Layer):
     def shift_mask(self, height: int, width: int, shift: int) -> paddle.Tensor:
         """`mask` of `forward`: the shift brings opposite edges together, and these must not look at each other."""
         side = self.window_size
-        rows, columns = (np.arange(size + -size % side) for size in (height, width))
-        # 0, 1, 2: before the last window, what stays of it, and what came round from the other edge.
-        rows, columns = (1 * (line >= len(line) - side) + (line >= len(line) - shift) for line in (rows, columns))
-        regions = (3 * rows[:, None] + columns).reshape(1, len(rows), len(columns), 1)
+        sizes = [size + -size % side for size in (height, width)]
+        # What came round from the opposite edge stands last.
+        rows, columns = (np.arange(size) >= size - shift for size in sizes)
+        regions = (2 * rows[:, None] + columns).reshape(1, *sizes, 1)
         regions = paddle.to_tensor(window_partition(regions, side).reshape(-1, side * side))  # [nW, M * M]
         apart = regions.unsqueeze(1) != regions.unsqueeze(2)  # [nW, M * M, M * M]
         return apart.astype(paddle.get_default_dtype()) * MASKED
@@ -114,11 +115,10 @@ class Windows(nn.Layer):
         return f"window_size={self.window_size}, shift_size={self.shift_size}"
 
 
-def append_zeros(x: paddle.Tensor, axis: int) -> paddle.Tensor:
-    """One more line of zeros at the end of an axis."""
-    # Not functional.pad: with channels last, it crashes the predictor on a CPU (oneDNN; Paddle 2.6.2 and 3.3.1).
-    line = paddle.slice(x, axes=[axis], starts=[0], ends=[1])
-    return paddle.concat([x, paddle.zeros_like(line)], axis=axis)
+def append_zeros(x: paddle.Tensor) -> paddle.Tensor:
+    """[B, N, D] -> [B, N + 1, D], the last token zero."""
+    # As a picture of one channel: padded with channels last, the CPU predictor of Paddle 2.6.2 and 3.3.1 crashes.
+    return functional.pad(x.unsqueeze(1), [0, 0, 0, 1]).squeeze(1)
 
 
 def attend_in_windows(attn: nn.Layer, windows: Windows, x: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
@@ -137,7 +137,7 @@ def attend_in_windows(attn: nn.Layer, windows: Windows, x: paddle.Tensor, height
     index, inverse, mask = windows(height, width)
     places, dim = index.shape[0], x.shape[-1]
     if places > height * width:
-        x = append_zeros(x, axis=1)  # [B, N + 1, D]
+        x = append_zeros(x)  # [B, N + 1, D], where the padding is taken from
     x = paddle.index_select(x, index, axis=1)  # [B, nW * M * M, D]
     x = attn(x.reshape([-1, windows.window_size**2, dim]), mask)  # [B * nW, M * M, D]
     return paddle.index_select(x.reshape([-1, places, dim]), inverse, axis=1)  # [B, N, D]
@@ -182,10 +182,9 @@ def gather_neighbours(x: paddle.Tensor, height: int, width: int) -> paddle.Tenso
     """[B, N, D] -> [B, N / 4, 4D]: 2 x 2 tokens side by side, column by column; an odd map is padded first."""
     dim = x.shape[-1]
     rows, columns = (height + 1) // 2, (width + 1) // 2
-    x = x.reshape([-1, height, width, dim])  # [B, H, W, D]
     if height % 2:
-        x = append_zeros(x, axis=1)  # [B, H + 1, W, D]
+        x = append_zeros(x.reshape([-1, height, width * dim]))  # [B, H + 1, W * D]
     if width % 2:
-        x = append_zeros(x, axis=2)  # [B, H, W + 1, D]
-    x = x.reshape([-1, rows, 2, columns, 2, dim]).transpose([0, 1, 3, 4, 2, 5])
+        x = append_zeros(x.reshape([-1, width, dim]))  # [B * H, W + 1, D]
+    x = x.reshape([-1, rows, 2, columns, 2, dim]).transpose([0, 1, 3, 4, 2, 5])  # [B, H / 2, W / 2, 2, 2, D]
     return x.reshape([-1, rows * columns, 4 * dim])  # [B, N / 4, 4D]
