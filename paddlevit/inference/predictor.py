@@ -194,7 +194,7 @@ class Predictor:
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Run an empty batch, so that the first real one finds everything loaded and the engine chosen."""
-        shape = [batch_size, *self.info.input.shape[1:]]
+        shape: list[Any] = [batch_size, *self.info.input.shape[1:]]
         sizes = (1, 2) if self.info.input.dtype == "uint8" else (2, 3)
         for axis, size in zip(sizes, self.preprocessing.image_size):
             shape[axis] = size

@@ -61,7 +61,7 @@ def _in_pieces(work: Callable[[slice, np.ndarray], None], rows: int, width: int)
 def _values(tensor: paddle.Tensor) -> np.ndarray:
     """The memory of a contiguous float32 tensor as [M, D]."""
     numbers = (ctypes.c_float * int(tensor.size)).from_address(tensor.data_ptr())
-    return np.frombuffer(numbers, np.float32).reshape(-1, tensor.shape[-1])
+    return np.ctypeslib.as_array(numbers).reshape(-1, tensor.shape[-1])
 
 
 def _rows(x: paddle.Tensor) -> paddle.Tensor:

@@ -137,7 +137,6 @@ def read_checkpoint(path: str | Path, parts: Iterable[str] = _PARTS) -> Checkpoi
 def _checksum(tensors: dict[str, np.ndarray]) -> int:
     total = 0
     for name in sorted(tensors):
-        total = zlib.crc32(
-            np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8), zlib.crc32(name.encode(), total)
-        )
+        content = np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8)
+        total = zlib.crc32(content.data, zlib.crc32(name.encode(), total))
     return total
