@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -39,3 +40,23 @@ def describe(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "Out of memory; use a smaller batch or model, or model.options.use_checkpoint=true."
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def claim_stdout() -> TextIO:
+    """A stdout of our own; what C++ code prints from now on goes to stderr.
+
+    Paddle 3.3's predictor prints a line to stdout, which would stand between a tool's JSON.
+
+    Returns:
+        Where to write; sys.stdout itself when that is no longer the process's own.
+    """
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # replaced by something in memory
+        return sys.stdout
+    if number != 1:
+        return sys.stdout
+    sys.stdout.flush()
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return own

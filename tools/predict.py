@@ -31,7 +31,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from paddlevit import runtime
+    from paddlevit import cli, runtime
 
     runtime.prepare(args.threads)
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = (path for path in find_images(args.images) if str(path) not in done)
     failed = total = 0
     with contextlib.ExitStack() as stack:
-        file = sys.stdout
+        file = cli.claim_stdout()
         if args.output:
             file = stack.enter_context(args.output.open("a" if args.resume else "w", encoding="utf-8"))
         writer = Writer(file, args.format, header=not done)
