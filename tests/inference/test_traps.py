@@ -36,11 +36,11 @@ def test_memory_optimisation_is_never_switched_on(exported) -> None:
 
 
 @pytest.mark.skipif(PADDLE_2, reason="Paddle 2 raises when weights are missing")
-def test_missing_weights_would_answer_nan(exported, tmp_path) -> None:
+def test_missing_weights_are_named(exported, tmp_path) -> None:
     folder = shutil.copytree(exported, tmp_path / "copy")
     (folder / "model.pdiparams").unlink()
     config = paddle.inference.Config(str(folder / "model.json"), str(folder / "model.pdiparams"))
-    assert not np.isfinite(run_plainly(config, image((1, 3, 32, 32)))).all()
+    run_plainly(config, image((1, 3, 32, 32)))  # Paddle 3 answers without a word, from memory nobody has written
     with pytest.raises(ValueError, match="is missing"):
         Predictor(folder)
 
