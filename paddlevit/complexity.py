@@ -8,6 +8,7 @@ Shapes: B batch, h w rows and columns of tokens, N = h w tokens, C width of a to
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,17 @@ def format_table(rows: Sequence[LayerCost]) -> str:
 
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     return "\n".join([align(head), rule, *map(align, lines[:-1]), rule, align(lines[-1])])
+
+
+def format_sizes(points: Sequence[SizePoint], window_size: int) -> str:
+    """The points of `attention_over_sizes` as an aligned table in billions of multiply-adds."""
+    head = ("image size", "attention, counted", "4hwC^2 + 2(hw)^2C", f"4hwC^2 + 2*{window_size}^2*hwC", "whole model")
+    lines = [
+        (str(point.image_size), *(f"{count / 1e9:.3f} G" for count in dataclasses.astuple(point)[1:]))
+        for point in points
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *lines)]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(line, widths)) for line in (head, *lines))
 
 
 def _walk(model: nn.Layer, input_shape: Sequence[int]) -> dict[str, LayerCost]:

@@ -22,7 +22,7 @@ CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.ya
 # What makes a family small without leaving any of its parts out.
 PLAIN = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 WINDOWS = {"embed_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2)}
-SMALL: dict[str, tuple[int, dict[str, Any]]] = {
+SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "VisualTransformer": (32, {**PLAIN, "patch_size": 16}),
     "DataEfficientTransformer": (32, {**PLAIN, "patch_size": 16}),
     "DistilledVisualTransformer": (32, {**PLAIN, "patch_size": 16}),
@@ -30,6 +30,7 @@ SMALL: dict[str, tuple[int, dict[str, Any]]] = {
     "SwinTransformer": (64, {**WINDOWS, "window_size": 2}),
     "SwinTransformerV2": (64, {**WINDOWS, "window_size": 2}),
     "T2TViT": (32, {**PLAIN, "token_dim": 8}),
+    "ViT_Model": ((60, 100), PLAIN),
 }
 
 

@@ -99,6 +99,23 @@ def test_summary_counts_all_parameters():
     assert "EncoderLayer" in result.out
 
 
+def test_summary_over_image_sizes(tmp_path):
+    plot = tmp_path / "sizes.png"
+    result = call("summary", CONFIG, "--complexity", "--image-sizes", 64, 96, "--plot", plot)
+    assert result.code == 0
+    rows = [line.split() for line in result.out.splitlines() if line.split()[:1] in (["64"], ["96"])]
+    assert len(rows) == 2
+    assert "2*7^2*hwC" in result.out
+    assert all(float(row[1]) > 0 for row in rows)
+    assert plot.stat().st_size > 5_000
+    for wrong, said in ((("--plot", plot), "give --image-sizes"), (("--image-sizes", 64), "belongs to --complexity")):
+        assert said in call("summary", CONFIG, *wrong).err
+
+
+def test_summary_does_not_fetch_weights():
+    assert "Parameters: 22,013,800" in call("summary", ROOT / "configs" / "dinov2_small_linear.yaml").out
+
+
 def _fresh_state():
     from paddlevit.inference.source import open_network
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -11,7 +13,61 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("source", help="name of a model, YAML config, folder of a run, or checkpoint")
     parser.add_argument("--batch-size", type=int, default=1, help="of the shapes in the table (default 1)")
     parser.add_argument("--complexity", action="store_true", help="parameters, multiply-adds, activations per layer")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--image-sizes", type=int, nargs="+", metavar="PIXELS", help="with --complexity: what attention costs at these"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the costs at --image-sizes")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        parser.error(f"--batch-size is {args.batch_size}; it must be at least 1")
+    if args.plot and not args.image_sizes:
+        parser.error("--plot draws costs over the image size: give --image-sizes, for example 224 448 672 896")
+    if args.image_sizes and not args.complexity:
+        parser.error("--image-sizes belongs to --complexity")
+    return args
+
+
+def open_untrained(source: str) -> Any:
+    """The network; its weights do not matter here, so those that a configuration names are not fetched."""
+    if Path(source).suffix not in (".yaml", ".yml"):
+        from paddlevit.inference.source import open_network
+
+        return open_network(source, fresh=True)
+    import dataclasses
+
+    from paddlevit.config import load_config
+    from paddlevit.models import create_model
+    from paddlevit.training import resolve_preprocessing
+
+    config = load_config(source)
+    model = dataclasses.replace(config.model, weights=None)
+    preprocessing = resolve_preprocessing(dataclasses.replace(config, model=model))
+    network = create_model(
+        model.name, model.num_classes, preprocessing.image_size, preprocessing.channels, **model.options
+    )
+    network.preprocessing = preprocessing
+    return network
+
+
+def show_sizes(network: Any, image_sizes: Sequence[int], plot: Path | None) -> None:
+    """Print, and perhaps draw, what attention costs at several image sizes; models without windows stand beside 7."""
+    from paddlevit import complexity
+    from paddlevit.models import create_model
+
+    options = {key: value for key, value in network.model_options.items() if key != "image_size"}
+    window = next((layer.window_size for layer in network.sublayers() if hasattr(layer, "window_size")), 7)
+    points = complexity.attention_over_sizes(
+        lambda size: create_model(network.model_name, image_size=size, **options),
+        image_sizes,
+        network.preprocessing.channels,
+        window,
+    )
+    print(complexity.format_sizes(points, window))
+    if plot:
+        from paddlevit.explain.plots import draw_complexity
+
+        draw_complexity(points, plot, network.model_name, window)
+        print(f"Drawn in {plot}.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     import paddle
 
     from paddlevit import complexity
-    from paddlevit.inference.source import open_network
 
     runtime.pick_device("cpu")
-    network = open_network(args.source, fresh=True)
+    network = open_untrained(args.source)
+    network.eval()
     shape = (args.batch_size, network.preprocessing.channels, *network.preprocessing.image_size)
     if args.complexity:
         print(complexity.format_table(complexity.layer_table(network, shape)))
@@ -34,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         paddle.summary(network, shape)
     print(f"Parameters: {complexity.count_parameters(network):,}")
     print(f"Multiply-adds, attention included: {complexity.count_multiply_adds(network, shape):,}")
+    if args.image_sizes:
+        show_sizes(network, args.image_sizes, args.plot)
     return 0
 
 

@@ -32,7 +32,8 @@ class ModelConfig:
     in_channels: Optional[int] = None
     """Channels of the input; null is the model's own."""
     weights: Optional[Union[bool, str]] = None
-    """Where to start: true (published weights), a tag of them (augreg_in21k), a file or a folder; null is scratch."""
+    """Where to start: true (published weights), a tag of them (augreg_in21k), those of another size
+    (vit_base_patch16_224.augreg_in21k), a file or a folder; null is scratch."""
     allow_missing: tuple[str, ...] = ()
     """Parameters that weights may lack, by patterns of their names, for example [fc_norm.*]."""
     allow_unused: tuple[str, ...] = ()

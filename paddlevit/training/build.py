@@ -22,7 +22,7 @@ from paddlevit.training.optimizer import build_optimizer
 from paddlevit.training.run_folder import LOGGER
 from paddlevit.training.schedule import learning_rate_schedule, scaled_lr
 from paddlevit.training.trainer import Steps, Trainer
-from paddlevit.weights import find_pretrained, load_weights
+from paddlevit.weights import find_pretrained
 from paddlevit.weights.restore import add_head_norm
 
 
@@ -75,10 +75,8 @@ def build_network(config: Config, class_names: list[str], preprocessing: Preproc
         **model.options,
     )
     if model.weights and load:
-        file = find_pretrained(model.name, model.weights, preprocessing).file
-        LOGGER.info(
-            "%s", load_weights(network, file, allow_missing=model.allow_missing, allow_unused=model.allow_unused)
-        )
+        weights = find_pretrained(model.name, model.weights, preprocessing)
+        LOGGER.info("%s", weights.load(network, model.allow_missing, model.allow_unused))
     if model.head_norm:
         add_head_norm(network)
     if config.train.drop_path_mode == "constant":

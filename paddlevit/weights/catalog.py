@@ -52,6 +52,7 @@ def find_published(model: str, tag: str | None = None) -> Published:
     if not known:
         raise ValueError(
             f"No published weights of {model} are known; pretrained may be the path of a file that you have."
+            f"{did_you_mean(model, {row.model for row in PUBLISHED})}"
         )
     if tag is None:
         return known[0]

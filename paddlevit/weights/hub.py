@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +39,10 @@ class Pretrained:
     allow_unused: tuple[str, ...] = ()
     """Names that the published file may hold and the model does without."""
 
-    def load(self, model: nn.Layer) -> LoadReport:
+    def load(self, model: nn.Layer, allow_missing: Sequence[str] = (), allow_unused: Sequence[str] = ()) -> LoadReport:
         """Put the weights into the model; see `load_weights`."""
-        report = load_weights(model, self.file, allow_unused=self.allow_unused)
+        unused = (*self.allow_unused, *allow_unused)
+        report = load_weights(model, self.file, allow_missing=allow_missing, allow_unused=unused)
         if self.licence is not None:
             report.notes.append(f"licence of the weights: {self.licence}")
         return report
@@ -55,7 +58,8 @@ def find_pretrained(
 
     Args:
         name: The model's name.
-        pretrained: True for the default weights, a tag such as `augreg_in1k`, or a file or folder of the user's.
+        pretrained: True for the default weights, a tag such as `augreg_in1k`, weights of another model such as
+            `vit_base_patch16_224.augreg_in21k` (another size of picture or patch), or a file or folder of the user's.
         preprocessing: That of the model's name; published weights may differ in crop, mean and std, and a checkpoint of
             ours states its own.
         cache_dir: Where downloads are kept; None is the hub client's own folder (HF_HOME).
@@ -69,10 +73,16 @@ def find_pretrained(
     """
     if not isinstance(pretrained, bool) and _is_path(pretrained):
         return _from_file(Path(pretrained), preprocessing)
-    published = find_published(name, None if isinstance(pretrained, bool) else str(pretrained))
+    other, dot, tag = ("" if isinstance(pretrained, bool) else str(pretrained)).rpartition(".")
+    published = find_published(other if dot else name, tag or None)
     mean, std = published.statistics
-    stated = Preprocessing(preprocessing.image_size, published.crop_pct, published.crop_mode, "bicubic", mean, std)
-    unused = ("attn_pool.*",) if "_gap_" in name else ()  # SigLIP that averages keeps its trained pooling in the file
+    if published.model == name:
+        stated = Preprocessing(preprocessing.image_size, published.crop_pct, published.crop_mode, "bicubic", mean, std)
+    else:
+        stated = dataclasses.replace(preprocessing, mean=mean, std=std)
+    unused = (
+        ("attn_pool.*",) if "_siglip_gap_" in name else ()
+    )  # SigLIP that averages keeps its trained pooling in the file
     file = download(published.repository, cache_dir)
     return Pretrained(file, published.num_classes, stated, published.licence, unused)
 

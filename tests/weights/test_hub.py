@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import http.server
 import re
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from paddlevit.models import MODELS, create_model
-from paddlevit.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from paddlevit.preprocessing import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD
 from paddlevit.weights import find_pretrained, hub
 from paddlevit.weights.catalog import PUBLISHED, find_published
 from paddlevit.weights.checkpoint import Checkpoint, write_checkpoint
@@ -209,6 +210,18 @@ def test_published_settings_follow_the_weights(served, tmp_path, monkeypatch):
     assert siglip.allow_unused == ("attn_pool.*",)
     quick = find_pretrained("vit_base_patch16_clip_quickgelu_224", "openai", preprocessing)
     assert quick.file == Path("timm/vit_base_patch16_clip_224.openai")
+
+
+def test_weights_of_another_size(served, monkeypatch):
+    """A fine-tuning at 384 starts from weights of 224: their mean and std, the crop of the model itself."""
+    monkeypatch.setattr(hub, "download", lambda repository, _: Path(repository))
+    own = MODELS["deit_base_patch16_384"].preprocessing
+    weights = find_pretrained("deit_base_patch16_384", "vit_base_patch16_224.augreg_in21k", own)
+    assert weights.file == Path("timm/vit_base_patch16_224.augreg_in21k")
+    assert weights.preprocessing == dataclasses.replace(own, mean=HALF_MEAN, std=HALF_STD) != own
+    match = r"No published weights of vit_base_patch61_224 are known.*Did you mean \"vit_base_patch16_224\""
+    with pytest.raises(ValueError, match=match):
+        find_pretrained("vit_base_patch16_384", "vit_base_patch61_224.augreg_in21k", own)
 
 
 def test_a_local_file_and_what_it_says_of_itself(tmp_path):
