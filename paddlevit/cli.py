@@ -37,6 +37,8 @@ def describe(error: BaseException) -> str:
     """An error as one line."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}."
+    if isinstance(error, ModuleNotFoundError) and error.name and str(error).startswith("No module named"):
+        return f"{error.name} is not installed; pip install -e . in the checkout brings what paddlevit needs."
     if isinstance(error, MemoryError):
         return "Out of memory; use a smaller batch or model, or model.options.use_checkpoint=true."
     return " ".join(str(error).split()) or type(error).__name__
@@ -57,6 +59,6 @@ def claim_stdout() -> TextIO:
     if number != 1:
         return sys.stdout
     sys.stdout.flush()
-    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")  # names of files may be any bytes
     os.dup2(2, 1)
     return own
