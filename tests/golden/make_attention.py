@@ -12,13 +12,10 @@ of every entry that `fill` made).
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 
 from tests.golden.fill import fill, image
-from tests.golden.make_timm import import_timm
+from tests.golden.making import import_timm, maker, write
 
 # Model, picture height and width, layer, path of the layer in timm, tokens.
 CASES = [
@@ -45,7 +42,8 @@ def put_back(weights: np.ndarray, block, heads: int) -> np.ndarray:
     return full
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    args = maker(__doc__).parse_args(argv)
     torch, timm = import_timm()
     from timm.layers import set_fused_attn
 
@@ -71,8 +69,9 @@ def main() -> None:
         entries = {key: list(value.shape) for key, value in state.items()}
         case = dict(model=name, kwargs=kwargs, input=shape, layer=layer, queries=queries, state=entries)
         meta.append(case)
-    np.savez_compressed(Path(__file__).with_name("attention.npz"), meta=json.dumps(meta), **arrays)
+    write(args.folder / "attention.npz", meta, **arrays)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

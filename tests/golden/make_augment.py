@@ -4,20 +4,18 @@ Needs torch, torchvision and timm (made with timm 1.0.31, Pillow 13.0). The pict
 clip(128 + 60 * image((1, 3, 18, 22), "augment")[0], 0, 255) as uint8, channels last; grey is its green channel.
 """
 
-import json
+from __future__ import annotations
+
 import random
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import torch
 from PIL import Image
 
 from tests.golden.fill import image
+from tests.golden.making import import_timm, maker, write
 
-for name in ("nms", "qnms"):  # timm imports torchvision, whose compiled operators may be missing
-    torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
-
+import_timm()
 from timm.data import auto_augment as timm_augment  # noqa: E402
 from torchvision.transforms import functional as F  # noqa: E402
 
@@ -51,8 +49,8 @@ def policies():
     return {"automatic": automatic, "sets": sets}
 
 
-def main():
-    """Write augment.npz beside this file."""
+def main(argv: list[str] | None = None) -> int:
+    args = maker(__doc__).parse_args(argv)
     pixels = np.clip(128 + 60 * image((1, 3, 18, 22), "augment")[0], 0, 255).astype(np.uint8).transpose(1, 2, 0)
     colour, grey = Image.fromarray(pixels), Image.fromarray(pixels[:, :, 1])
     cases, outputs = [], {}
@@ -73,8 +71,9 @@ def main():
         same[key] = next((other for other, known in stored.items() if np.array_equal(known, value)), key)
         stored.setdefault(same[key], value)
     meta = {"cases": cases, "same": same, "hues": HUES, **policies()}
-    np.savez_compressed(Path(__file__).with_name("augment.npz"), meta=json.dumps(meta), **stored)
+    write(args.folder / "augment.npz", meta, **stored)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -11,12 +11,11 @@ the input, and further arguments.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 
 from tests.golden.fill import fill
-from tests.golden.make_timm import import_timm
+from tests.golden.making import import_timm, maker
 
 CASES = [
     # positions: shape, old grid, new grid, tokens before the patches
@@ -59,15 +58,17 @@ def resize(function: str, x, *arguments):
     return resize_rel_pos_bias_table_simple(x, (window, window), ((2 * window - 1) ** 2, x.shape[1]))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    args = maker(__doc__).parse_args(argv)
     torch, _ = import_timm()
     outputs = {}
     for case in CASES:
         name = json.dumps(case)
         function, shape, *arguments = case
         outputs[name] = resize(function, torch.from_numpy(fill(name, shape)), *arguments).numpy()
-    np.savez_compressed(Path(__file__).with_name("resize.npz"), **outputs)
+    np.savez_compressed(args.folder / "resize.npz", **outputs)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

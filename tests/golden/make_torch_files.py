@@ -12,9 +12,11 @@ import collections
 from pathlib import Path
 
 from tests.golden.fill import fill
+from tests.golden.making import maker
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    folder = maker(__doc__).parse_args(argv).folder
     import torch
 
     tensor = torch.from_numpy(fill("tensor", (6, 4)))
@@ -43,10 +45,10 @@ def main() -> None:
         "args": argparse.Namespace(lr=0.1, output=Path("out")),
         "optimizer": optimizer.state_dict(),
     }
-    folder = Path(__file__).parent
     torch.save(checkpoint, folder / "torch_zip.pth")
     torch.save(checkpoint, folder / "torch_legacy.pth", _use_new_zipfile_serialization=False)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
