@@ -6,12 +6,13 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(word: str, valid: Iterable[str]) -> str:
+def did_you_mean(word: str, valid: Iterable[str], prefix: str = "") -> str:
     """The nearest valid words as a sentence to append to an error message.
 
     Args:
         word: What the user wrote.
         valid: What would have been understood.
+        prefix: What stands before each in the sentence.
 
     Returns:
         ` Did you mean "...", "..."?`, or an empty string when nothing is near.
@@ -20,7 +21,7 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(word.lower(), lowered, n=3, cutoff=0.6)
     if not near:
         return ""
-    return " Did you mean " + ", ".join(f'"{lowered[candidate]}"' for candidate in near) + "?"
+    return " Did you mean " + ", ".join(f'"{prefix}{lowered[candidate]}"' for candidate in near) + "?"
 
 
 def check_choice(name: str, value: str, valid: Iterable[str]) -> None:

@@ -28,7 +28,8 @@ def test_numbers_tuples_and_none_as_people_write_them():
     [
         ({"optimzer": {}}, r"There is no section 'optimzer'. Did you mean \"optimizer\"\? Valid in the configuration:"),
         ({"optimizer": {"learning_rate": 1}}, r"There is no key 'optimizer.learning_rate'.* Valid in optimizer: name,"),
-        ({"optimizer": {"epsilonn": 1}}, r"Did you mean \"optimizer.epsilon\""),
+        ({"optimizer": {"epsilonn": 1}}, r"'optimizer.epsilonn'. Did you mean \"optimizer.epsilon\"\? Valid in opt"),
+        ({"train": {"epochs": 3}}, r"There is no key 'train.epochs'. Did you mean \"schedule.epochs\"\? Valid in"),
         ({"optimizer": {"lr": "fast"}}, r"optimizer.lr is 'fast' \(str\); it must be a number."),
         ({"optimizer": {"betas": [0.9]}}, r"optimizer.betas is \[0.9\] \(list\); it must be a list of 2"),
         ({"data": {"batch_size": 1.5}}, r"data.batch_size is 1.5 \(float\); it must be a whole number."),

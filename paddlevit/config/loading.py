@@ -56,7 +56,9 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     made = {}
     for section, content in values.items():
         if section not in sections:
-            raise ConfigError(_unknown("section", str(section), "the configuration", sections))
+            hint = did_you_mean(str(section), sections)
+            names = ", ".join(sections)
+            raise ConfigError(f"There is no section {section!r}.{hint} Valid in the configuration: {names}.")
         if not isinstance(content, dict):
             raise ConfigError(f"{section} is {content!r}; it must hold keys, for example `{section}:` and lines below.")
         made[section] = _section(section, sections[section], content)
@@ -118,7 +120,8 @@ def _section(section: str, cls: type, content: dict[str, Any]) -> Any:
     values = {}
     for key, value in content.items():
         if key not in types:
-            raise ConfigError(_unknown("key", f"{section}.{key}", section, [f"{section}.{name}" for name in types]))
+            hint = _same_key_elsewhere(key) or did_you_mean(key, types, f"{section}.")
+            raise ConfigError(f"There is no key '{section}.{key}'.{hint} Valid in {section}: {', '.join(types)}.")
         values[key] = _convert(f"{section}.{key}", value, types[key])
     try:
         return cls(**values)
@@ -128,10 +131,11 @@ def _section(section: str, cls: type, content: dict[str, Any]) -> Any:
         raise ConfigError(f"{section}: {error}") from error
 
 
-def _unknown(kind: str, word: str, owner: str, valid: typing.Iterable[str]) -> str:
-    valid = list(valid)
-    names = ", ".join(name.rpartition(".")[2] for name in valid)
-    return f"There is no {kind} {word!r}.{did_you_mean(word, valid)} Valid in {owner}: {names}."
+def _same_key_elsewhere(key: str) -> str:
+    """A hint for a key that belongs to another section."""
+    sections = typing.get_type_hints(Config)
+    owners = [f'"{section}.{key}"' for section, cls in sections.items() if key in typing.get_type_hints(cls)]
+    return f" Did you mean {', '.join(owners)}?" if owners else ""
 
 
 def _convert(name: str, value: Any, wanted: Any) -> Any:

@@ -11,6 +11,7 @@ from paddle import nn
 
 from paddlevit.config import ConfigError, load_config
 from paddlevit.data.labels import imagenet_class_names
+from paddlevit.errors import did_you_mean
 from paddlevit.inference.folder import is_export
 from paddlevit.inference.predictor import Predictor
 from paddlevit.models import MODELS, create_model, input_spec
@@ -64,10 +65,13 @@ def open_network(source: str | Path, use_ema: bool = False, fresh: bool = False)
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):
         network = _from_config(path, use_ema, fresh)
-    elif path.exists() or str(source) not in MODELS:
+    elif path.exists():
         network = restore_model(path, use_ema)
-    else:
+    elif str(source) in MODELS:
         network = create_model(str(source), pretrained=not fresh)
+    else:
+        hint = did_you_mean(str(source), MODELS)
+        raise ValueError(f"{source} is neither a file nor a folder nor the name of a model.{hint}")
     if not fresh and not hasattr(network, "class_names"):
         network.class_names = default_class_names(network.num_classes)
     network.eval()
