@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import paddle
@@ -18,8 +22,17 @@ from paddlevit.training.console import duration
 from paddlevit.training.run_folder import LOGGER
 
 STEPS = 2
-IMAGENET_TRAIN = 1_281_167
 IMAGENET_CLASSES = 1000
+TRAINING_DATA = {
+    "imagenet": ("ImageNet-1k", 1_281_167),
+    "cifar10": ("CIFAR-10", 50_000),
+    "cifar100": ("CIFAR-100", 50_000),
+    "mnist": ("MNIST", 60_000),
+    "fashion_mnist": ("Fashion-MNIST", 60_000),
+    "digits": ("the digits", 1433),
+}
+"""Name and pictures of the training data whose number is known without it."""
+UNKNOWN = ("data like these", 1000)
 
 
 class _Timed(training.Console):
@@ -41,7 +54,13 @@ def fast_dev_run(config: Config) -> None:
     Args:
         config: Its data is replaced by generated pictures; model, batch size, optimizer and augmentation are its own.
     """
-    short = shortened(config)
+    with _within_free_memory(config):
+        seconds = _run(shortened(config))
+    _estimate(config, seconds)
+
+
+def _run(short: Config) -> float:
+    """Train, evaluate, save and export; return the seconds of the second step."""
     preprocessing = training.resolve_preprocessing(short)
     training.seed_everything(short.run.seed)
     train_set, val_set = build_datasets(short, preprocessing, short.run.seed)
@@ -62,7 +81,51 @@ def fast_dev_run(config: Config) -> None:
         LOGGER.info("%d steps of %d pictures trained, evaluated and saved.", STEPS, short.data.batch_size)
         report = export_model(network, Path(temporary) / "export", class_names=train_set.class_names)
         LOGGER.info("Exported; largest difference to the network %.1e.", report.largest_difference)
-    _estimate(config, console.seconds)
+    return console.seconds
+
+
+@contextmanager
+def _within_free_memory(config: Config) -> Iterator[None]:
+    """Within the block, memory beyond what the machine has left is refused, and the error says what to lower.
+
+    Without the limit, Linux would kill this process, or another one, without a word.
+
+    Raises:
+        ValueError: The configuration needs more.
+    """
+    free, own = _free_memory(), _bytes("/proc/self/status", "VmData")
+    if free is None or own is None:
+        yield
+        return
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = free + own
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if limits[1] < 0 else min(wanted, limits[1]), limits[1]))
+    try:
+        yield
+    except MemoryError:
+        batch, accumulate = config.data.batch_size, config.train.accumulate
+        ways = [f"a smaller batch (-o data.batch_size={batch // 2} -o train.accumulate={2 * accumulate})"]
+        ways += ["recomputing (-o model.options.use_checkpoint=true)", "a smaller model"]
+        raise ValueError(
+            f"The {free / 2**30:.1f} GiB of free memory do not suffice for {config.model.name} with data.batch_size"
+            f" {batch}. Take {' or '.join(ways[batch == 1 :])}."
+        ) from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+
+def _free_memory() -> int | None:
+    """Bytes that this process may still take; None where the system does not tell."""
+    return _bytes("/proc/meminfo", "MemAvailable") if sys.platform == "linux" else None
+
+
+def _bytes(file: str, key: str) -> int | None:
+    """The value of one line `key:   123 kB`."""
+    path = Path(file)
+    found = re.search(rf"^{key}:\s+(\d+) kB", path.read_text(), re.MULTILINE) if path.exists() else None
+    return int(found[1]) * 1024 if found else None
 
 
 def shortened(config: Config) -> Config:
@@ -83,12 +146,16 @@ def shortened(config: Config) -> Config:
 def _estimate(config: Config, seconds: float) -> None:
     memory = runtime.peak_memory()
     peak = "unknown on this system" if memory is None else f"{memory / 2**30:.1f} GiB"
-    steps = IMAGENET_TRAIN // config.data.batch_size
-    total = seconds * steps * config.schedule.total_epochs
     LOGGER.info("Peak memory %s. One step takes %.1f s.", peak, seconds)
+    data, batch_size, epochs = config.data, config.data.batch_size, config.schedule.total_epochs
+    name, pictures = TRAINING_DATA.get(data.dataset, UNKNOWN)
+    if data.dataset == "fake":
+        name, pictures = "generated data", data.fake_train
+    total = seconds * pictures / batch_size * epochs
     LOGGER.info(
-        "On this machine %d epochs of ImageNet-1k (%s pictures) would take about %s.",
-        config.schedule.total_epochs,
-        f"{IMAGENET_TRAIN:,}",
+        "On this machine, training for %d epochs on %s pictures of %s would take about %s.",
+        epochs,
+        f"{pictures:,}",
+        name,
         duration(total),
     )

@@ -102,6 +102,7 @@ def prepare(threads: int | None = None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
     os.environ.setdefault("GLOG_minloglevel", "2")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # its remarks on odd files; what cannot be read, we say
     vendor, flags = _cpu_flags()
     if vendor == "AuthenticAMD" and "avx512f" in flags:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "7")

@@ -128,7 +128,7 @@ def test_fast_dev_run_needs_no_data(tmp_path):
     assert result.code == 0, result
     assert "2 steps of 4 pictures trained, evaluated and saved." in result.out
     assert "Peak memory" in result.out
-    assert "300 epochs of ImageNet-1k" in result.out
+    assert "300 epochs on 1,281,167 pictures of ImageNet-1k" in result.out
 
 
 def test_training_goes_on_from_a_run(run, tmp_path):

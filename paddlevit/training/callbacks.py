@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -17,10 +18,10 @@ from paddlevit import runtime
 from paddlevit.config import Config
 from paddlevit.training.console import Console, describe_row
 from paddlevit.training.optimizer import optimizer_state, restore_optimizer
-from paddlevit.training.run_folder import LOGGER, RunFolder
+from paddlevit.training.run_folder import LOGGER, NotWritten, RunFolder
 from paddlevit.training.schedule import evaluations_since_best, plateau_factor
 from paddlevit.training.trainer import NonFiniteLoss, Progress, Trainer
-from paddlevit.weights.checkpoint import Checkpoint, write_checkpoint
+from paddlevit.weights.checkpoint import Checkpoint
 from paddlevit.weights.restore import describe_model, set_weights
 
 FILES_NAMED = 4
@@ -110,9 +111,15 @@ class Recorder(paddle.callbacks.Callback):
         restore_optimizer(trainer.network, trainer._optimizer, checkpoint.optimizer)
         if trainer.ema is not None:
             trainer.ema.load(checkpoint.ema)
-        trainer.progress = Progress(**checkpoint.meta["progress"])
-        if trainer.rank:  # the checkpoint holds the sums of all processes
-            trainer.progress.loss_sum, trainer.progress.hits, trainer.progress.pictures = 0.0, 0, 0
+        trainer.progress = progress = Progress(**checkpoint.meta["progress"])
+        shares = checkpoint.meta["shares"]
+        if len(shares) == trainer.num_processes:
+            progress.loss_sum, progress.hits, progress.pictures = shares[trainer.rank]
+        elif progress.batch:
+            raise ValueError(
+                f"{self.folder.path} stopped in mid-epoch with {len(shares)} processes, which shared its batches; go on"
+                f" with as many, not {trainer.num_processes}."
+            )
         trainer.learning_rate = checkpoint.meta["learning_rate"]
         self.history = checkpoint.meta["history"]
         trainer.rate_factor = plateau_factor(self.config.schedule, self.scores_so_far(trainer.scores.main))
@@ -147,7 +154,7 @@ class Recorder(paddle.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         model, progress = self.model, self.model.progress
         done, main = progress.epoch + 1, model.scores.main
-        loss_sum, hits, pictures = self._epoch_sums()
+        loss_sum, hits, pictures = map(sum, zip(*self._shares()))
         row = {
             "epoch": done,
             "update": progress.update,
@@ -167,20 +174,22 @@ class Recorder(paddle.callbacks.Callback):
         model.stop_training = self.should_stop(main)
         if model.rank == 0:
             self.folder.write_history(self.history)
+        # Before the checkpoint: a run killed between the two says it twice, not never.
+        LOGGER.info("%s%s", describe_row(row, self.epochs, main), "  best" if improved else "")
         self.save(best=improved)
         if model.rank == 0:
             self.folder.keep_epoch(done, self.config.run.keep)
             if self.on_row is not None:
                 self.on_row(row)
-        LOGGER.info("%s%s", describe_row(row, self.epochs, main), "  best" if improved else "")
         if model.stop_training:
             LOGGER.info("Stopped: %d evaluations without a better %s.", self.config.train.early_stop, main)
 
-    def _epoch_sums(self) -> tuple[float, int, int]:
-        progress = self.model.progress
-        sums = np.array([progress.loss_sum, progress.hits, progress.pictures], np.float64)
-        loss_sum, hits, pictures = sum_over_processes(sums).tolist()
-        return loss_sum, round(hits), round(pictures)
+    def _shares(self) -> list[list[float]]:
+        """Of every process: the epoch's sum of losses, its pictures classified right, and its pictures."""
+        model, progress = self.model, self.model.progress
+        shares = np.zeros((model.num_processes, 3))
+        shares[model.rank] = progress.loss_sum, progress.hits, progress.pictures
+        return [[loss, int(hits), int(pictures)] for loss, hits, pictures in sum_over_processes(shares).tolist()]
 
     def _evaluate(self, row: dict[str, Any]) -> bool:
         """Add the evaluation to the row; return whether it is the best so far."""
@@ -203,20 +212,20 @@ class Recorder(paddle.callbacks.Callback):
         All processes call it, the first one writes.
         """
         model = self.model
-        loss_sum, hits, pictures = self._epoch_sums()
+        shares = self._shares()
         if model.rank:
             return
-        progress = dataclasses.replace(model.progress, loss_sum=loss_sum, hits=hits, pictures=pictures)
         meta = {
             **describe_model(model.network, self.class_names),
-            "progress": dataclasses.asdict(progress),
+            "progress": dataclasses.asdict(model.progress),
+            "shares": shares,
             "learning_rate": model.learning_rate,
             "history": self.history,
         }
         state = _arrays(model.network.state_dict())
         average = _arrays(model.ema.average) if model.ema is not None else {}
         if best:
-            write_checkpoint(self.folder.checkpoint("best"), Checkpoint(state, meta, average))
+            self.folder.save_best(Checkpoint(state, meta, average))
         optimizer = _arrays(optimizer_state(model.network, model._optimizer))
         self.folder.save_last(Checkpoint(state, meta, average, optimizer))
 
@@ -270,30 +279,38 @@ def fit(trainer: Trainer, loader: paddle.io.DataLoader, recorder: Recorder, cons
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved and the message says how to go on.
         NonFiniteLoss: With the pictures of the batch and the last good checkpoint.
+        NotWritten: The disk is full.
     """
     left = recorder.epochs - trainer.progress.epoch
     if left <= 0 or recorder.should_stop(trainer.scores.main):
         LOGGER.info("All %d epochs are done.", trainer.progress.epoch)
         return
     trainer.stop_training = False  # Paddle never takes it back
+    with _cause_shown(), contextlib.closing(console):
+        try:
+            with recorder.listening():
+                trainer.fit(loader, epochs=left, verbose=0, callbacks=[console, recorder])
+        except Interrupted as interruption:
+            recorder.save()
+            progress = trainer.progress
+            raise Interrupted(
+                f"{interruption}: saved at epoch {progress.epoch + 1}, batch {progress.batch}. Go on with:"
+                f" python tools/train.py --resume {recorder.folder.path}"
+            ) from None
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(f"{error} {_circumstances(trainer, loader, recorder.folder)}") from None
+
+
+@contextmanager
+def _cause_shown() -> Iterator[None]:
+    """Within the block, an error of one process is what all of them are seen to end by."""
     try:
-        with recorder.listening():
-            trainer.fit(loader, epochs=left, verbose=0, callbacks=[console, recorder])
-    except Interrupted as interruption:
-        recorder.save()
-        progress = trainer.progress
-        raise Interrupted(
-            f"{interruption}: saved at epoch {progress.epoch + 1}, batch {progress.batch}. Go on with:"
-            f" python tools/train.py --resume {recorder.folder.path}"
-        ) from None
-    except NonFiniteLoss as error:
-        runtime.outlive_this_process()
-        raise NonFiniteLoss(f"{error} {_circumstances(trainer, loader, recorder.folder)}") from None
+        yield
+    except Interrupted:
+        raise
     except Exception:
         runtime.outlive_this_process()
         raise
-    finally:
-        console.close()
 
 
 def _circumstances(trainer: Trainer, loader: paddle.io.DataLoader, folder: RunFolder) -> str:
@@ -304,9 +321,10 @@ def _circumstances(trainer: Trainer, loader: paddle.io.DataLoader, folder: RunFo
     keys = next(itertools.islice(iter(sampler), 1))
     describe = getattr(loader.dataset, "describe", "picture {}".format)
     names = [describe(key.index) for key in keys]
-    listing = folder.path / "non_finite_batch.txt"
-    listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    more = f" and {len(names) - FILES_NAMED} more, all in {listing}" if len(names) > FILES_NAMED else ""
+    more = f" and {len(names) - FILES_NAMED} more" if len(names) > FILES_NAMED else ""
+    with contextlib.suppress(NotWritten):
+        listing = folder.write("non_finite_batch.txt", "".join(f"{name}\n" for name in names).encode())
+        more += f", all in {listing}" if more else ""
     last = folder.checkpoint("last")
     good = f"The last good checkpoint is {last}" if last.exists() else "There is no checkpoint yet"
     return f"Its pictures: {', '.join(names[:FILES_NAMED])}{more}. {good}; a lower optimizer.lr or clip_norm may help."

@@ -31,6 +31,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], file: Union[Path, IO[bytes]], ma
     """
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # Paddle shows every library's notes
     from matplotlib.figure import Figure  # without pyplot there is no global state and no window
+    from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -40,11 +41,14 @@ def draw_curves(rows: Sequence[dict[str, Any]], file: Union[Path, IO[bytes]], ma
             if points:
                 marker = "." if len(points) < MANY_POINTS else None
                 panel.plot(*zip(*points), stroke, color=colour, label=part, marker=marker)
-        panel.legend()
+        panel.legend(frameon=False)
+    if main != "r2":
+        panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     panels[2].plot([row["epoch"] for row in rows], [row["lr"] for row in rows], color="black")
     for panel, title in zip(panels, ("loss", main, "learning rate at the epoch's end")):
         panel.set_title(title)
         panel.set_xlabel("epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=110, format="png")

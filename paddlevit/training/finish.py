@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+
+from paddlevit.complexity import count_parameters
 from paddlevit.config import Config, dump_config
 from paddlevit.data import EpochSampler, ImageDataset, build_loader
 from paddlevit.training.answers import collect_answers
@@ -11,7 +14,7 @@ from paddlevit.training.curves import can_draw, draw_curves
 from paddlevit.training.report import RunReport, render_report
 from paddlevit.training.run_folder import LOGGER
 from paddlevit.training.trainer import Trainer
-from paddlevit.weights.checkpoint import read_checkpoint, write_atomically
+from paddlevit.weights.checkpoint import read_checkpoint
 from paddlevit.weights.restore import set_weights
 
 
@@ -30,11 +33,13 @@ def finish(trainer: Trainer, recorder: Recorder, config: Config, train_set: Imag
     """
     folder, main = recorder.folder, trainer.scores.main
     if can_draw():
-        draw_curves(recorder.history, folder.path / "curves.png", main)
+        picture = io.BytesIO()
+        draw_curves(recorder.history, picture, main)
+        folder.write("curves.png", picture.getvalue())
     else:
         LOGGER.info('No curves.png: pip install "paddlevit[plot]" brings matplotlib.')
     if config.run.report:
-        write_atomically(folder.path / "report.html", _report(trainer, recorder, config, train_set, val_set).encode())
+        folder.write("report.html", _report(trainer, recorder, config, train_set, val_set).encode())
     return f"{best_of(recorder.history, main)} The run is in {folder.path}."
 
 
@@ -63,5 +68,13 @@ def _report(
             answers=answers,
             file_names=[val_set.describe(mistake.index) for mistake in answers.worst] if answers else (),
             skipped=[*train_set.skipped, *val_set.skipped],
+            facts=[
+                ("model", config.model.name),
+                ("parameters", f"{count_parameters(network):,}"),
+                ("data", config.data.dataset),
+                ("pictures trained on", f"{len(train_set):,}"),
+                ("epochs", trainer.progress.epoch),
+                ("updates", f"{trainer.progress.update:,}"),
+            ],
         )
     )

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from paddlevit.preprocessing import Preprocessing
-from paddlevit.training.answers import Answers, Mistake, class_scores, confusion_matrix, most_confused
+from paddlevit.training.answers import Answers, ClassScores, Mistake, class_scores, confusion_matrix, most_confused
 from paddlevit.training.console import best_of
 from paddlevit.training.curves import can_draw, draw_curves
 
@@ -21,14 +21,39 @@ TABLE_LIMIT = 20
 """Up to as many classes, the confusion matrix is a table; beyond, a picture."""
 PICTURE_SIDE = 600
 SHOWN_SKIPPED = 200
+FEW_PIXELS = 64
+"""Sides below which a picture is enlarged without smoothing."""
+LONG_NAME = 4
+"""Letters of a class's name beyond which the matrix writes names upright."""
+LIGHT_INK = 0.6
+"""Share of colour from which white text is easier to read."""
+_BAR = "background: linear-gradient(90deg, #d6e8f4 {share:.1f}%, transparent 0)"
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .2em .6em; text-align: right }
-th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f6f6f6 }
-figure { display: inline-block; margin: .5em; width: 10em; vertical-align: top; font-size: 13px }
-figure img { width: 10em; image-rendering: pixelated } img.wide { max-width: 100% }
-pre { background: #f6f6f6; padding: 1em; overflow: auto }
+:root { --ink: #1d2733; --quiet: #66727f; --line: #dde3e9; --paper: #f5f7f9; --accent: #0072b2 }
+body { font: 15px/1.55 system-ui, sans-serif; margin: 0; color: var(--ink); background: var(--paper) }
+main { max-width: 68em; margin: 0 auto; padding: 2.5em 1.5em 4em }
+h1 { font-size: 2em; line-height: 1.2; margin: 0; overflow-wrap: anywhere } h1 + p { margin: .3em 0 1.5em }
+p { color: var(--quiet) } small { color: var(--quiet); font-size: .8em; overflow-wrap: anywhere }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7em, 1fr)); gap: .8em; margin-bottom: 1.2em }
+.tiles div, details { background: #fff; border: 1px solid var(--line); border-radius: 10px }
+.tiles div { padding: .7em 1em } .tiles div:first-child { grid-column: span 2 }
+.tiles b { display: block; font-size: 1.1em; overflow-wrap: anywhere }
+.tiles span { color: var(--quiet); font-size: .85em }
+details { padding: .9em 1.2em; margin-bottom: 1.2em; overflow-x: auto }
+summary { font-weight: 600; font-size: 1.1em; cursor: pointer } details[open] > summary { margin-bottom: .8em }
+.pair { display: flex; flex-wrap: wrap; gap: 0 1.2em; align-items: flex-start } .pair details { flex: 1 1 auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { padding: .25em .8em; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
+th { font-weight: 600; color: var(--quiet) } th:first-child, td:first-child { text-align: left }
+.matrix td, .matrix th { padding: .25em .5em; border: 2px solid #fff; border-radius: 4px }
+.matrix td { min-width: 1.6em }
+.matrix .upright { writing-mode: vertical-rl; text-align: left } .matrix .none { color: #c3cad1 }
+.tall { max-height: 32em; overflow: auto } img.wide { width: 100%; max-width: 62em }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5em, 1fr)); gap: 1em }
+figure { margin: 0; font-size: .9em; line-height: 1.35 } figcaption { padding-top: .3em }
+figure img { width: 100%; border-radius: 6px } .pixels { image-rendering: pixelated }
+pre { margin: 0; font-size: 13px; overflow: auto }
 """
 
 
@@ -54,43 +79,58 @@ class RunReport:
     """Of the worst mistakes, in their order."""
     skipped: Sequence[str] = field(default=())
     """Pictures that could not be read in training."""
+    facts: Sequence[tuple[str, Any]] = ()
+    """What else is told of the run at the top: a word, and its value."""
 
 
 def render_report(report: RunReport) -> str:
     """The page as HTML."""
     parts = [f"<h1>{_text(report.title)}</h1>", f"<p>{_text(best_of(report.history, report.main))}</p>"]
-    parts += ["<h2>Curves</h2>", _curves(report), _section("History", _history(report.history))]
+    parts += [_tiles(report), _section("Curves", _curves(report), is_open=True)]
     if report.answers is not None:
         parts += _mistakes(report, report.answers)
+    parts.append(_section("History", _history(report.history)))
     if report.skipped:
         names = "<br>".join(map(_text, report.skipped[:SHOWN_SKIPPED]))
         parts.append(_section(f"{len(report.skipped)} pictures could not be read", names))
     parts.append(_section("Configuration", f"<pre>{_text(report.config)}</pre>"))
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(report.title)}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{_text(report.title)}</title><style>{_STYLE}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
+
+
+def _tiles(report: RunReport) -> str:
+    """The figures that one looks for first."""
+    facts = list(report.facts)
+    if report.answers is not None:
+        wrong = int((report.answers.labels != report.answers.predictions).sum())
+        facts.append(("are mistaken", f"{wrong} of {len(report.answers.labels)} pictures"))
+    tiles = "".join(f"<div><b>{_text(value)}</b><span>{_text(word)}</span></div>" for word, value in facts)
+    return f'<div class="tiles">{tiles}</div>'
 
 
 def _mistakes(report: RunReport, answers: Answers) -> list[str]:
+    """Confusion matrix, commonest mistakes, figures of each class, and the worst pictures."""
     names = report.class_names
     matrix = confusion_matrix(answers.labels, answers.predictions, len(names))
     scores = class_scores(matrix)
-    wrong = int((answers.labels != answers.predictions).sum())
-    rows = zip(names, scores.pictures, scores.precision, scores.recall, scores.f1)
-    per_class = _table(
-        ("class", "pictures", "precision", "recall", "F1"),
-        ((name, int(n), *(f"{100 * value:.1f} %" for value in values)) for name, n, *values in rows),
-    )
     pairs = [(names[label], names[answer], count) for label, answer, count in most_confused(matrix)]
-    figures = [_figure(mistake, name, report) for mistake, name in zip(answers.worst, report.file_names)]
-    return [
-        f"<h2>Mistakes of the best weights</h2><p>{wrong} of {len(answers.labels)} pictures.</p>",
+    commonest = _table(("class", "taken for", "times"), pairs) if pairs else "<p>None.</p>"
+    parts = [
+        '<div class="pair">',
         _section("Confusion matrix", _matrix(matrix, names), is_open=True),
-        _section("Commonest mistakes", _table(("class", "taken for", "times"), pairs), is_open=True),
-        _section("Classes", per_class, is_open=True),
-        _section("Worst mistakes", "".join(figures), is_open=True),
+        _section("Commonest mistakes", commonest, is_open=True),
+        "</div>",
+        _section("Classes, the weakest first", _classes(scores, names), is_open=True),
     ]
+    if answers.worst:
+        figures = [_figure(mistake, name, report) for mistake, name in zip(answers.worst, report.file_names)]
+        pictures = f'<div class="pictures">{"".join(figures)}</div>'
+        parts.append(_section("Worst mistakes: most sure of something else", pictures, is_open=True))
+    return parts
 
 
 def _curves(report: RunReport) -> str:
@@ -103,7 +143,7 @@ def _curves(report: RunReport) -> str:
 
 def _history(rows: Sequence[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    return _table(columns, ([_number(row.get(column, "")) for column in columns] for row in rows))
+    return _tall(_table(columns, ([_number(row.get(column, "")) for column in columns] for row in rows)))
 
 
 def _matrix(matrix: np.ndarray, names: Sequence[str]) -> str:
@@ -112,25 +152,44 @@ def _matrix(matrix: np.ndarray, names: Sequence[str]) -> str:
         grey = Image.fromarray((255 * (1 - shares)).astype(np.uint8))
         side = max(PICTURE_SIDE // len(names), 1) * len(names)
         picture = grey.resize((side, side), Image.Resampling.NEAREST)
-        return f'<p>Rows are true classes.</p><img class="wide" alt="confusion matrix" src="{_png(picture)}">'
-    head = "".join(f"<th>{_text(name)}</th>" for name in ("true \\ answer", *names))
+        return f'<p>Rows are true classes.</p><img alt="confusion matrix" src="{_png(picture)}">'
+    upright = ' class="upright"' if max(map(len, names)) > LONG_NAME else ""
+    head = "".join(f"<th{upright}>{_text(name)}</th>" for name in names)
     body = [
         f"<tr><th>{_text(name)}</th>"
-        + "".join(
-            f'<td style="background: rgba(0, 114, 178, {0.7 * share:.2f})">{count}</td>' for count, share in zip(*row)
-        )
+        + "".join(_cell(row == column, int(matrix[row, column]), shares[row, column]) for column in range(len(names)))
         + "</tr>"
-        for name, *row in zip(names, matrix, shares)
+        for row, name in enumerate(names)
     ]
-    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
+    return f'<table class="matrix"><tr><th>true \\ answer</th>{head}</tr>{"".join(body)}</table>'
+
+
+def _cell(is_right: bool, count: int, share: float) -> str:
+    """A field of the matrix: what is right in blue, what is wrong in orange, so that single mistakes show."""
+    if not count:
+        return '<td class="none">0</td>'
+    colour, strength = ("0, 114, 178", 0.15 + 0.7 * share) if is_right else ("213, 94, 0", 0.25 + 0.7 * share)
+    ink = "; color: #fff" if strength > LIGHT_INK else ""
+    return f'<td style="background: rgba({colour}, {strength:.2f}){ink}">{count}</td>'
+
+
+def _classes(scores: ClassScores, names: Sequence[str]) -> str:
+    head = "".join(f"<th>{word}</th>" for word in ("class", "pictures", "precision", "recall", "F1"))
+    rows = []
+    for place in np.argsort(scores.f1, kind="stable"):
+        shares = (100 * values[place] for values in (scores.precision, scores.recall, scores.f1))
+        bars = "".join(f'<td style="{_BAR.format(share=share)}">{share:.1f} %</td>' for share in shares)
+        rows.append(f"<tr><td>{_text(names[place])}</td><td>{scores.pictures[place]}</td>{bars}</tr>")
+    return _tall(f"<table><tr>{head}</tr>{''.join(rows)}</table>")
 
 
 def _figure(mistake: Mistake, file_name: str, report: RunReport) -> str:
     label, answer = (_text(report.class_names[index]) for index in (mistake.label, mistake.answer))
-    picture = _png(to_picture(mistake.image, report.preprocessing))
+    picture = to_picture(mistake.image, report.preprocessing)
+    pixels = ' class="pixels"' if max(picture.size) < FEW_PIXELS else ""
     return (
-        f'<figure><img alt="{label}" src="{picture}"><figcaption>{label}, taken for {answer}'
-        f" ({100 * mistake.probability:.0f} %)<br>{_text(file_name)}</figcaption></figure>"
+        f'<figure><img{pixels} alt="{label}" src="{_png(picture)}"><figcaption>{label}, taken for {answer}'
+        f" ({100 * mistake.probability:.0f} %)<br><small>{_text(file_name)}</small></figcaption></figure>"
     )
 
 
@@ -148,7 +207,12 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def _section(title: str, content: str, is_open: bool = False) -> str:
-    return f"<details{' open' if is_open else ''}><summary><b>{_text(title)}</b></summary>{content}</details>"
+    return f"<details{' open' if is_open else ''}><summary>{_text(title)}</summary>{content}</details>"
+
+
+def _tall(table: str) -> str:
+    """A table that may be long, in a window of its own."""
+    return f'<div class="tall">{table}</div>'
 
 
 def _number(value: Any) -> Any:

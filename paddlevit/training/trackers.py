@@ -17,7 +17,7 @@ def build_tracker(config: Config, folder: RunFolder) -> Callable[[Row], None] | 
 
     Args:
         config: The experiment; its run.tracker is visualdl or wandb.
-        folder: Of the run; VisualDL writes to its sub-folder visualdl.
+        folder: Of the run; VisualDL writes to its sub-folder visualdl, Weights & Biases to wandb.
 
     Raises:
         ConfigError: The tracker's package is not installed.
@@ -51,7 +51,14 @@ def _visualdl(package: Any, folder: RunFolder) -> Callable[[Row], None]:
 
 def _wandb(package: Any, config: Config, folder: RunFolder) -> Callable[[Row], None]:
     name = folder.path.name
-    run = package.init(project="paddlevit", name=name, id=name, resume="allow", config=config_to_dict(config))
+    run = package.init(
+        project="paddlevit",
+        name=name,
+        id=name,
+        resume="allow",
+        config=config_to_dict(config),
+        dir=str(folder.path),
+    )
 
     def send(row: Row) -> None:
         run.log(_figures(row), step=row["update"])

@@ -213,7 +213,7 @@ class Trainer(paddle.Model):
                 self.ema.update(self.network)
         else:
             progress.skipped_updates += 1
-        self._optimizer.clear_grad()
+        self._optimizer.clear_grad(set_to_zero=False)
 
     def _gradients_are_finite(self) -> bool:
         """Undo the factor on the loss; always true without fp16, whose small range alone overflows."""

@@ -120,8 +120,9 @@ def test_the_same_configuration_gives_the_same_weights(plain, tmp_path):
     assert all((again[name] == plain[name]).all() for name in plain)
 
 
-def test_the_number_of_workers_changes_nothing(plain, tmp_path):
-    again = final_weights(tmp_path / "run", {"data": {"num_workers": 2}})
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(plain, tmp_path, workers):
+    again = final_weights(tmp_path / "run", {"data": {"num_workers": workers}})
     assert all((again[name] == plain[name]).all() for name in plain)
 
 

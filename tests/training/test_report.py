@@ -64,18 +64,48 @@ def report(num_classes: int = 3, **changes) -> RunReport:
 
 
 def test_the_page_is_whole_and_loads_nothing():
-    page = render_report(report(skipped=["broken.jpg"]))
+    page = render_report(report(skipped=["broken.jpg"], facts=[("model", "<small>")]))
     pages = parsed(page)
     assert all(source.startswith("data:image/png;base64,") for source in pages.sources)
     assert len(pages.sources) == 1 + 2
     for source in pages.sources:
         Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).verify()
     text = " ".join(pages.texts)
-    for expected in ("run & co", "2 of 5 pictures", "<class 1>", "a<b>.png", "run: {seed: 3}", "broken.jpg"):
+    for expected in ("run & co", "2 of 5 pictures", "<class 1>", "a<b>.png", "run: {seed: 3}", "broken.jpg", "<small>"):
         assert expected in text
     assert "<class 0>, taken for <class 1> (90 %)" in text
     assert "Best top1 50.00 % in epoch 2 with averaged weights (--ema)." in text
     assert "50.0 %" in text  # precision of class 1 and 2
+    assert not re.search(r"(href|src)=.(?!data:)|url\(|@import|<script|<link", page)
+
+
+def test_the_weakest_class_comes_first_and_mistakes_stand_out():
+    page = render_report(report())
+    table = page[page.index("Classes, the weakest first") :]
+    assert [table.index(f"<td>&lt;class {index}&gt;</td>") for index in (1, 0, 2)] == sorted(
+        table.index(f"<td>&lt;class {index}&gt;</td>") for index in range(3)
+    )
+    matrix = page[page.index("Confusion matrix") : page.index("Commonest mistakes")]
+    assert matrix.count("rgba(213, 94, 0") == 2
+    assert matrix.count("rgba(0, 114, 178") == 3
+    assert matrix.count('class="none"') == 4
+
+
+def test_only_small_pictures_keep_their_pixels():
+    def kept(side: int) -> bool:
+        mistake = Mistake(3.0, 4, 0, 1, 0.9, np.zeros((3, side, side), np.float32))
+        answers = Answers(np.array([0, 1, 2]), np.array([1, 1, 2]), [mistake])
+        return 'class="pixels"' in render_report(report(answers=answers, file_names=["a.png"]))
+
+    assert kept(8)
+    assert not kept(96)
+
+
+def test_nothing_wrong_is_said():
+    answers = Answers(np.array([0, 1, 2]), np.array([0, 1, 2]), [])
+    page = render_report(report(answers=answers, file_names=()))
+    assert "0 of 3 pictures" in page
+    assert "Worst mistakes" not in page
 
 
 def test_many_classes_are_a_picture():
@@ -111,7 +141,7 @@ def test_a_run_writes_its_report_curves_and_table(tmp_path):
     page = (tmp_path / "run" / "report.html").read_text()
     wrong = round(30 * (1 - max(row["val_top1"] for row in recorder.history)))
     ema_wrong = round(30 * (1 - max(row["ema_top1"] for row in recorder.history)))
-    assert f"{min(wrong, ema_wrong)} of 30 pictures." in page
+    assert f"{min(wrong, ema_wrong)} of 30 pictures<" in page
     parsed(page)
     with Image.open(tmp_path / "run" / "curves.png") as image:
         assert image.size[0] > 1000

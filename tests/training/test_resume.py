@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,10 @@ import pytest
 from paddlevit.config import load_config
 from paddlevit.training import RunFolder
 from paddlevit.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from tests.tools import call, one_line
 from tests.training.toy import ROOT, load_tool, write_toy_config
+
+RESULTS = ("last.safetensors", "best.safetensors", "history.jsonl", "history.csv")
 
 
 @pytest.fixture
@@ -29,19 +35,77 @@ def train(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.slow
-def test_killed_anywhere_and_resumed_ends_bit_for_bit_the_same(tmp_path):
+@pytest.mark.parametrize("runs", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_killed_anywhere_and_resumed_ends_bit_for_bit_the_same(tmp_path, runs):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a fork would wait for threads that it does not have
-    command = [sys.executable, "-m", "tests.training.kill_runs", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.training.kill_runs", str(tmp_path), str(runs)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == 20
+    assert len(rows) == runs
     for row in rows:
+        assert row["damage"] == [], row
         assert row["resumed"] == 0, row
         assert row["different"] == [], row
+        if row["how"].startswith("full") and row["ended"]:
+            assert row["ended"] == 2, row
+            assert row["said"].count("\n") == 1, row
+            assert "could not be written: No space left on device." in row["said"], row
+            way = "--resume run" if row["from"] == "last" else "start the run again"
+            assert way in row["said"], row
     assert {row["ended"] for row in rows} >= {-9, 130, 2}
-    assert sum(row["ended"] != 0 for row in rows) >= 15
+    assert sum(row["ended"] != 0 for row in rows) >= runs * 3 // 4
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Files of a toy run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_toy_config(folder / "toy.yaml")
+    assert call("train", "-c", folder / "toy.yaml", "-o", f"run.output={folder / 'run'}").code == 0
+    return {name: (folder / "run" / name).read_bytes() for name in RESULTS}
+
+
+@pytest.mark.parametrize(
+    ("name", "saved"),
+    [
+        ("config.yaml", False),
+        ("history.jsonl", False),
+        ("log.txt", True),
+        ("best.safetensors", True),
+        ("epoch_0002.safetensors", True),
+        ("curves.png", True),
+        ("report.html", True),
+    ],
+)
+def test_whatever_does_not_fit_on_the_disk_is_named_with_the_way_on(tmp_path, monkeypatch, whole, name, saved):
+    monkeypatch.chdir(tmp_path)
+    write_toy_config(tmp_path / "toy.yaml")
+    command = ["-c", "toy.yaml", "-o", "run.output=run", "-o", "run.keep=2", "-o", "run.report=true"]
+    Path("run").mkdir()
+
+    def refuse(path, *rest):
+        if Path(path).name in (name, f".{name}.tmp"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return builtins.open(path, *rest)
+
+    def no_second_names(*names):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(names[1]))
+
+    with monkeypatch.context() as patch:
+        if name == "log.txt":
+            Path("run/log.txt").symlink_to("/dev/full")  # the real thing
+        patch.setattr("paddlevit.weights.checkpoint.open", refuse, raising=False)
+        patch.setattr("os.link", no_second_names)
+        said = one_line(call("train", *command))
+    if name == "log.txt":
+        Path("run/log.txt").unlink()
+    assert said.startswith(f"error: {Path('run', name)} could not be written: No space left on device. ")
+    assert said.endswith("--resume run\n" if saved else "start the run again.\n")
+    assert not [file for file in Path("run").iterdir() if file.name.startswith(".")]
+    assert call("train", *(["--resume", "run"] if saved else command)).code == 0
+    for result, content in whole.items():
+        assert Path("run", result).read_bytes() == content
 
 
 def test_a_damaged_last_falls_back_to_the_one_before_and_says_so(train, tmp_path, capsys):
@@ -121,6 +185,19 @@ def test_resuming_with_another_optimizer_or_network_is_refused(train):
     whole = folder.load_last()
     write_checkpoint(folder.checkpoint("last"), Checkpoint(whole.model, whole.meta, {}, whole.optimizer))
     with pytest.raises(ValueError, match="no running average"):
+        train("--resume", "run")
+
+
+def test_in_mid_epoch_another_number_of_processes_is_refused(train):
+    assert train() == 0
+    folder = RunFolder("run")
+    last = folder.load_last()
+    last.meta["shares"] *= 2
+    write_checkpoint(folder.checkpoint("last"), last)
+    assert train("--resume", "run") == 0
+    last.meta["progress"].update(epoch=2, batch=2)
+    write_checkpoint(folder.checkpoint("last"), last)
+    with pytest.raises(ValueError, match="stopped in mid-epoch with 2 processes, .* go on with as many, not 1"):
         train("--resume", "run")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from PIL import Image
 
 from paddlevit.config import ConfigError, OptimizerConfig
 from paddlevit.inference.source import NetworkClassifier
@@ -133,6 +136,31 @@ def test_the_pictures_named_are_those_of_the_batch(tmp_path, monkeypatch):
     train_set, _ = build_datasets(config, resolve_preprocessing(config), 0)
     numbers = [int(line.split()[-1]) for line in (tmp_path / "run" / "non_finite_batch.txt").read_text().splitlines()]
     np.testing.assert_array_equal(np.stack([train_set[number][0] for number in numbers]), seen[1])
+
+
+def test_the_files_of_a_batch_with_such_a_loss_are_named(tmp_path, monkeypatch):
+    for number in range(12):
+        folder = tmp_path / "pictures" / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shade = 255 if number == 7 else 10 * number
+        Image.new("RGB", (20, 18), (shade, shade, shade)).save(folder / f"{number}.png")
+    plain = Trainer.train_batch
+
+    def poisoned(self, inputs, labels=None, update=True):
+        white = (inputs[0] > 0.9).numpy().all(axis=(1, 2, 3)).any()
+        return plain(self, [inputs[0] * float("nan")] if white else inputs, labels, update)
+
+    monkeypatch.setattr(Trainer, "train_batch", poisoned)
+    with pytest.raises(NonFiniteLoss) as error:
+        toy_run(
+            tmp_path / "run",
+            model={"num_classes": 2},
+            data={"dataset": "folder", "root": str(tmp_path / "pictures"), "batch_size": 3, "num_workers": 2},
+        )
+    named = re.search(r"Its pictures: (.+?)\. (The last|There is)", str(error.value)).group(1).split(", ")
+    assert len(named) == 3
+    assert all((tmp_path / "pictures" / "train" / name.split("train/")[-1]).exists() for name in named)
+    assert any(name.endswith("b/7.png") for name in named)
 
 
 def classifier(model: nn.Layer, preprocessing: Preprocessing) -> NetworkClassifier:

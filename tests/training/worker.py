@@ -1,4 +1,7 @@
-"""tools/train.py in several processes, one of which may be hit: worker.py die|SIGTERM|none RANK BATCH ARGUMENTS"""
+"""tools/train.py in several processes, one of which may be hit.
+
+worker.py die|SIGTERM|SIGKILL|none RANK BATCH ARGUMENTS
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def train_batch(self: Trainer, *args: object, **options: object) -> object:
     if _WHAT != "none" and self.rank == _RANK and len(_SEEN) == _BATCH:
         if _WHAT == "die":
             raise RuntimeError("a cosmic ray hit this process")
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), getattr(signal, _WHAT))
     return _PLAIN(self, *args, **options)
 
 
