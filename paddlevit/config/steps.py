@@ -171,7 +171,7 @@ class RunConfig:
     threads: Optional[int] = None
     """CPU threads; null is all cores."""
     fast_cpu: bool = True
-    """Train on a CPU with faster gradients of linear layers, LayerNorm and GELU, equal to Paddle's within 1e-5."""
+    """Train on a CPU with faster gradients of linear layers, LayerNorm, GELU and attention, equal within 1e-5."""
     log_every: int = 50
     """Updates between two lines of the log."""
     eval_every: int = 1
