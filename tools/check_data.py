@@ -42,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     preprocessing = resolve_preprocessing(config)
     train, val = build_datasets(config, preprocessing, config.run.seed, args.config)
     if args.quick:
-        problems = quick_check(train.source, val.source)
+        problems = quick_check(train.source, val.source, config.data.timeout)
         print("\n".join(f"problem: {line}" for line in problems) or "no problems found")
     else:
+        workers = args.workers or runtime.cpu_count()
         report = check_sources(
-            train.source, val.source, args.workers or runtime.cpu_count(), lambda chunks: tqdm(chunks, disable=None)
+            train.source, val.source, workers, lambda chunks: tqdm(chunks, disable=None), config.data.timeout
         )
         problems = report.problems
         print(format_report(report))

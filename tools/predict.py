@@ -18,14 +18,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write to this file instead of the console")
     parser.add_argument("--resume", action="store_true", help="with --output: skip the pictures it already answers")
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that a file may take (300; 0: any time)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--device", default="auto", help="auto, cpu, gpu or gpu:N")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights of a checkpoint")
     args = parser.parse_args(argv)
     if args.resume and (args.output is None or args.format == "table"):
         parser.error("--resume needs --output FILE and --format csv or json")
-    if args.topk < 1 or args.batch_size < 1:
-        parser.error("--topk and --batch-size must be at least 1")
+    if args.topk < 1 or args.batch_size < 1 or args.timeout < 0:
+        parser.error("--topk and --batch-size must be at least 1, --timeout at least 0")
     return args
 
 
@@ -47,12 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         file = cli.claim_stdout()
         if args.output:
-            file = stack.enter_context(args.output.open("a" if args.resume else "w", encoding="utf-8"))
+            mode = "a" if args.resume else "w"
+            file = stack.enter_context(args.output.open(mode, encoding="utf-8", errors="surrogateescape"))
         writer = Writer(file, args.format, header=not done)
-        for answer in predict_stream(classifier, paths, args.topk, args.batch_size, runtime.cpu_count()):
-            writer.write(answer)
-            total += 1
-            failed += bool(answer.error)
+        try:
+            workers = runtime.cpu_count()
+            for answer in predict_stream(classifier, paths, args.topk, args.batch_size, workers, args.timeout):
+                writer.write(answer)
+                total += 1
+                failed += bool(answer.error)
+        except KeyboardInterrupt:
+            if args.output and args.format != "table":
+                print(f"\n{total} pictures are answered in {args.output}; --resume goes on.", file=sys.stderr)
+            return 130
     if failed:
         print(f"{failed} of {total} pictures could not be classified.", file=sys.stderr)
     return 1 if failed else 0

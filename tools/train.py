@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from paddlevit import training
     from paddlevit.data import build_datasets
+    from paddlevit.data.check import check_at_start
 
     runtime.pick_device(config.run.device)
     training.open_log()
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     preprocessing = training.resolve_preprocessing(config)
     config = training.resolved(config, preprocessing)
     train_set, val_set = build_datasets(config, preprocessing, config.run.seed, str(source))
+    check_at_start(train_set, val_set, config.data.timeout)
     network = training.build_network(config, train_set.class_names, preprocessing, load=not args.resume)
     sampler, train_loader = training.build_train_loader(config, train_set)
     val_loader = training.build_eval_loader(config, val_set)

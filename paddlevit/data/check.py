@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Optional
 
 import numpy as np
+import paddle
 from PIL import Image
 
-from paddlevit.data.dataset import Source
+from paddlevit.data.ahead import work_ahead
+from paddlevit.data.dataset import ImageDataset, Source
 from paddlevit.data.images import Picture, load_image
 
+LOGGER = logging.getLogger("paddlevit")
 QUICK_SAMPLE = 32
 IMBALANCE = 10.0
 CHUNK = 64
 NAMED = 20
+TIMEOUT = 300.0
 
 
 @dataclass
@@ -72,7 +78,11 @@ class DataReport:
 
 
 def check_sources(
-    train: Source, val: Source, workers: int = 2, progress: Callable[[Iterable], Iterable] = iter
+    train: Source,
+    val: Source,
+    workers: int = 2,
+    progress: Callable[[Iterable], Iterable] = iter,
+    timeout: float = TIMEOUT,
 ) -> DataReport:
     """Read every picture of both parts.
 
@@ -81,14 +91,18 @@ def check_sources(
         val: Pictures to evaluate on.
         workers: Threads that read and decode.
         progress: Wraps the iteration over chunks of 64 pictures, to show how far it is.
+        timeout: Seconds that a picture may take to be read; 0 waits for ever.
 
     Returns:
         What was found.
+
+    Raises:
+        TimeoutError: Nothing came from the file system in time.
     """
     parts, digests = [], []
     for name, source in (("train", train), ("val", val)):
         part = PartReport(name, len(source.labels), _per_class(source))
-        digests.append(_read_all(source, part, workers, progress))
+        digests.append(_read_all(source, part, workers, progress, timeout))
         parts.append(part)
     seen: dict[bytes, int] = {}
     contradictory = []
@@ -102,27 +116,59 @@ def check_sources(
     return DataReport(train.class_names, parts, shared, contradictory)
 
 
-def quick_check(train: Source, val: Source) -> list[str]:
+def quick_check(train: Source, val: Source, timeout: float = TIMEOUT) -> list[str]:
     """What can be found in a second: classes without pictures, imbalance, and faults in 32 pictures of each part.
 
     Args:
         train: Pictures to train on.
         val: Pictures to evaluate on.
+        timeout: Seconds that a picture may take to be read; 0 waits for ever.
 
     Returns:
         A line for each problem; none if the data look sound.
+
+    Raises:
+        TimeoutError: Nothing came from the file system in time.
     """
-    lines = []
+    unreadable, others = _look(train, val, timeout)
+    return unreadable + others
+
+
+def check_at_start(train: ImageDataset, val: ImageDataset, timeout: float = TIMEOUT) -> None:
+    """The quick check before a training: what it finds is logged.
+
+    Args:
+        train: Data to train on.
+        val: Data to evaluate on.
+        timeout: Seconds that a picture may take to be read; 0 waits for ever.
+
+    Raises:
+        ValueError: A picture cannot be read, at which the training would end sooner or later.
+        TimeoutError: Nothing came from the file system in time.
+    """
+    unreadable, others = _look(train.source, val.source, timeout)
+    if unreadable and train.bad_image == "error":
+        raise ValueError(
+            f"{unreadable[0]} python tools/check_data.py -c CONFIG lists all such pictures; data.bad_image: skip trains"
+            " without them."
+        )
+    for line in (unreadable + others) if paddle.distributed.ParallelEnv().rank == 0 else ():
+        LOGGER.warning("Data: %s", line)
+
+
+def _look(train: Source, val: Source, timeout: float) -> tuple[list[str], list[str]]:
+    """Pictures that cannot be read, and other problems, of a sample of both parts."""
+    unreadable, others = [], []
     for name, source in (("train", train), ("val", val)):
         part = PartReport(name, len(source.labels), _per_class(source))
-        for index in np.unique(np.linspace(0, part.pictures - 1, QUICK_SAMPLE).astype(int)):
-            fault = _examine(source, int(index)).fault
-            lines += [f"{name}: {fault[1]}"] if fault else []
-        lines += class_problems(part, source.class_names)
+        chosen = np.unique(np.linspace(0, part.pictures - 1, QUICK_SAMPLE).astype(int)).tolist()
+        for _, found in _examine_all(source, chosen, 1, timeout):
+            unreadable += [f"{name}: {found.fault[1]}"] if found.fault else []
+        others += class_problems(part, source.class_names)
     if train.paths is not None and val.paths is not None:
         both = len(set(train.paths) & set(val.paths))
-        lines += [f"{both} files are in both train and val"] if both else []
-    return lines
+        others += [f"{both} files are in both train and val"] if both else []
+    return unreadable, others
 
 
 def class_problems(part: PartReport, class_names: list[str]) -> list[str]:
@@ -193,31 +239,37 @@ def _per_class(source: Source) -> np.ndarray:
 
 
 def _read_all(
-    source: Source, part: PartReport, workers: int, progress: Callable[[Iterable], Iterable]
+    source: Source, part: PartReport, workers: int, progress: Callable[[Iterable], Iterable], timeout: float
 ) -> dict[int, bytes]:
     """Fill in the report of one part; the digest of each picture that can be read."""
     digests: dict[int, bytes] = {}
     total = np.zeros(())
     sizes: list[tuple[int, int]] = []  # the smallest and the largest so far
-    with ThreadPoolExecutor(workers) as pool:
-        for first in progress(range(0, part.pictures, CHUNK)):
-            places = range(first, min(first + CHUNK, part.pictures))
-            for index, found in zip(places, pool.map(lambda place: _examine(source, place), places)):
-                if found.fault is not None:
-                    part.bad.setdefault(found.fault[0], []).append(found.fault[1])
-                    continue
-                digests[index] = found.digest
-                total = total + found.moments
-                sizes.append(found.size)
-                sizes = [
-                    min(sizes, key=lambda size: (min(size), max(size))),
-                    max(sizes, key=lambda size: size[0] * size[1]),
-                ]
+    examined = _examine_all(source, range(part.pictures), workers, timeout)
+    for _ in progress(range(0, part.pictures, CHUNK)):
+        for index, found in itertools.islice(examined, CHUNK):
+            if found.fault is not None:
+                part.bad.setdefault(found.fault[0], []).append(found.fault[1])
+                continue
+            digests[index] = found.digest
+            total = total + found.moments
+            sizes.append(found.size)
+            sizes = [
+                min(sizes, key=lambda size: (min(size), max(size))),
+                max(sizes, key=lambda size: size[0] * size[1]),
+            ]
     if digests:
         mean, square = total / len(digests)
         part.mean, part.std = mean, np.sqrt(np.maximum(square - mean**2, 0))
         part.smallest, part.largest = sizes
     return digests
+
+
+def _examine_all(source: Source, places: Iterable[int], workers: int, timeout: float) -> Iterator[tuple[int, _Finding]]:
+    """What each picture has to say, in order."""
+    examine = functools.partial(_examine, source)
+    for place, future in work_ahead(examine, places, workers, CHUNK, timeout, functools.partial(describe, source)):
+        yield place, future.result()
 
 
 def _examine(source: Source, index: int) -> _Finding:

@@ -1,4 +1,4 @@
-"""Pictures in class folders, and ImageNet as it is unpacked by Kaggle or by class."""
+"""Pictures in class folders, and ImageNet as it is unpacked by class, by Kaggle or with ILSVRC's development kit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Optional
 import numpy as np
 
 from paddlevit.config import ConfigError, DataConfig
+from paddlevit.data.devkit import find_truth, read_truth
 from paddlevit.data.finding import walk
 from paddlevit.data.splits import WORDNET_ID, Part, data_root, missing, read_class_names, split_off, unique_words
 
@@ -20,11 +21,12 @@ FOLDER_LAYOUT = (
     "ROOT/train/CLASS/picture.jpg and ROOT/val/CLASS/picture.jpg, or ROOT/CLASS/picture.jpg to split off val"
 )
 IMAGENET_LAYOUT = (
-    "ROOT/train/n01440764/*.JPEG and ROOT/val/n01440764/*.JPEG, or Kaggle's ROOT/ILSVRC/Data/CLS-LOC and "
-    "ROOT/LOC_val_solution.csv"
+    "ROOT/train/n01440764/*.JPEG and ROOT/val/n01440764/*.JPEG, or ROOT/val/*.JPEG with ILSVRC's development kit, or "
+    "Kaggle's ROOT/ILSVRC/Data/CLS-LOC and ROOT/LOC_val_solution.csv"
 )
 KAGGLE = Path("ILSVRC") / "Data" / "CLS-LOC"
-VAL_LISTS = ("LOC_val_solution.csv", "val.txt", "val_map.txt")
+KIT_FOLDERS = ("ILSVRC2012_img_train", "ILSVRC2012_img_val")
+VAL_LISTS = ("LOC_val_solution.csv", "val_list.txt", "val.txt", "val_map.txt")
 WORD_LISTS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")
 IMAGENET_WORDS = Path(__file__).with_name("imagenet_classes.txt")
 
@@ -64,7 +66,7 @@ def read_folder(data: DataConfig, config_path: str) -> Parts:
 
 
 def read_imagenet(data: DataConfig, config_path: str) -> Parts:
-    """ImageNet's class folders, with the evaluation part by class or flat with a list of its labels.
+    """ImageNet's class folders, with the evaluation part by class or flat with a list of its labels or the kit.
 
     Arguments, result and errors as of `read_folder`.
     """
@@ -72,6 +74,8 @@ def read_imagenet(data: DataConfig, config_path: str) -> Parts:
     base = root / KAGGLE if (root / KAGGLE).is_dir() else root
     train_folder = base / (data.train or "train")
     val_folder = base / (data.val or "val")
+    if (root / KIT_FOLDERS[0]).is_dir() and data.train is None and data.val is None:
+        train_folder, val_folder = (root / name for name in KIT_FOLDERS)
     for folder in (root, train_folder, val_folder):
         if not folder.is_dir():
             raise missing(folder, IMAGENET_LAYOUT, config_path)
@@ -131,6 +135,9 @@ def _flat_val(root: Path, folder: Path, keys: list[str], config_path: str) -> Pa
     places = [place / name for name in VAL_LISTS for place in (root, folder, folder.parent)]
     lists = [path for path in places if path.is_file()]
     if not lists:
+        truth = find_truth((root, folder, folder.parent))
+        if truth is not None:
+            return read_truth(root, folder, truth, keys)
         raise missing(folder, f"{IMAGENET_LAYOUT} ({' or '.join(VAL_LISTS)} for a folder without classes)", config_path)
     index = {key: label for label, key in enumerate(keys)}
     files = {Path(path).stem: os.path.relpath(path, root) for path in walk(folder)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any, Optional
@@ -12,6 +15,10 @@ import paddle
 from paddlevit.data.dataset import ImageDataset
 from paddlevit.data.sampler import EpochSampler, SampleKey
 from paddlevit.data.workers import WorkerPool
+
+LOGGER = logging.getLogger("paddlevit")
+SHARED_MEMORY = "/dev/shm"
+PREFETCHED = 2  # batches that each of Paddle's workers makes ahead
 
 
 class Loader(paddle.io.DataLoader):
@@ -105,4 +112,25 @@ def build_loader(
     """
     if isinstance(dataset, ImageDataset):
         return Loader(dataset, sampler, num_workers, timeout)
-    return paddle.io.DataLoader(IndexedDataset(dataset, sampler.seed), batch_sampler=sampler, num_workers=num_workers)
+    indexed = IndexedDataset(dataset, sampler.seed)
+    shared = not num_workers or _fits_shared_memory(indexed, sampler, num_workers)
+    return paddle.io.DataLoader(indexed, batch_sampler=sampler, num_workers=num_workers, use_shared_memory=shared)
+
+
+def _fits_shared_memory(dataset: IndexedDataset, sampler: EpochSampler, num_workers: int) -> bool:
+    """Whether /dev/shm has room for the batches that Paddle's workers keep there; pipes are slower, but work."""
+    if not os.path.isdir(SHARED_MEMORY):
+        return True
+    parts = dataset[SampleKey(0, 0, 0)]
+    sample = sum(np.asarray(part).nbytes for part in (parts if isinstance(parts, (list, tuple)) else [parts]))
+    needed = sample * sampler.batch_size * num_workers * (PREFETCHED + 1)
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed > free:
+        LOGGER.warning(
+            "%s has %d MB free and batches need %d: they go through pipes, which is slower. In Docker, --shm-size makes"
+            " it larger.",
+            SHARED_MEMORY,
+            free >> 20,
+            needed >> 20,
+        )
+    return needed <= free

@@ -140,7 +140,7 @@ def read_shards(data: DataConfig, channels: int, config_path: str) -> tuple[TarS
                 f"{part.shards[0]} ...: the label {unknown[0].decode()!r} is none of {len(keys)} classes."
             )
         labels = np.array([index[label] for label in part.label.tolist()], np.int64)
-        made.append(TarSource(part, labels, names, channels))
+        made.append(TarSource(part, labels, names, channels, data.max_pixels))
     return made[0], made[1]
 
 
@@ -207,6 +207,8 @@ def _label(extension: str, content: bytes) -> str:
     if extension in TEXT_LABELS:
         return content.decode("utf-8").strip()
     values = json.loads(content)
+    if not isinstance(values, dict):
+        raise ValueError("a .json beside a picture is no object")
     found = [values[key] for key in ("label", "cls", "class") if key in values]
     return str(found[0]) if found else ""
 

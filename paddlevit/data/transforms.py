@@ -74,7 +74,8 @@ class TrainTransform:
 
     def __call__(self, image: Picture, rng: np.random.Generator, out: Optional[np.ndarray] = None) -> np.ndarray:
         """A picture and the source of all randomness -> float32 [C, H, W], written into `out` if that is given."""
-        values = normalise(self.pixels(image, rng), self.preprocessing, out)
+        image, mirrored = self._augmented(image, rng)
+        values = normalise(image, self.preprocessing, out, mirrored)
         if rng.random() < self.augment.erase_probability:
             erase(values, self.augment.erase_mode, self.augment.erase_count, rng)
         return values
@@ -86,16 +87,22 @@ class TrainTransform:
 
     def pixels(self, image: Picture, rng: np.random.Generator) -> Picture:
         """The augmented picture, before normalisation."""
+        image, mirrored = self._augmented(image, rng)
+        return mirror(image) if mirrored else image
+
+    def _augmented(self, image: Picture, rng: np.random.Generator) -> tuple[Picture, bool]:
+        """The picture after everything but, perhaps, the mirror, and whether that is still to come."""
         image = self._crop(as_picture(image, self.preprocessing.channels), rng)
-        if rng.random() < self.augment.horizontal_flip:
-            image = mirror(image)
+        mirrored = rng.random() < self.augment.horizontal_flip
+        if mirrored and (self.policy is not None or self.strengths is not None):
+            image, mirrored = mirror(image), False
         if rng.random() < self.augment.vertical_flip:
             image = flip(image)
         if isinstance(image, Image.Image) and self.policy is not None:
             image = self.policy(image, self.fill, self._resample_of_policy(), rng)
         if isinstance(image, Image.Image) and self.strengths is not None:
             image = jitter(image, self.strengths, rng)
-        return image
+        return image, mirrored
 
     @property
     def least_side(self) -> Optional[int]:
@@ -199,19 +206,33 @@ def as_picture(image: Picture, channels: int) -> Picture:
     return array_picture(image, channels)
 
 
-def normalise(image: Picture, preprocessing: Preprocessing, out: Optional[np.ndarray] = None) -> np.ndarray:
-    """Pixels scaled to 0..1, less the mean, over the standard deviation: float32 [C, H, W], in `out` if given."""
-    top = 255.0 if isinstance(image, Image.Image) else 1.0
-    values = np.asarray(image)
-    if values.ndim == 2:
-        values = values[:, :, None]
-    std = np.asarray(preprocessing.std)[:, None, None]
-    mean = np.asarray(preprocessing.mean)[:, None, None]
+def normalise(
+    image: Picture, preprocessing: Preprocessing, out: Optional[np.ndarray] = None, mirrored: bool = False
+) -> np.ndarray:
+    """Pixels scaled to 0..1, less the mean, over the standard deviation.
+
+    Args:
+        image: Of the right size and channels.
+        preprocessing: Has mean and standard deviation.
+        out: float32 [C, H, W] to write to; None is a new array.
+        mirrored: Exchange left and right on the way, which costs nothing here.
+
+    Returns:
+        `out`.
+    """
+    # Plane by plane: Pillow takes a picture apart faster than NumPy strides over its pixels.
+    if isinstance(image, Image.Image):
+        planes, top = [np.asarray(band) for band in (image.split() if image.mode != "L" else (image,))], 255.0
+    else:
+        planes, top = list(image.transpose(2, 0, 1)), 1.0
     if out is None:
-        out = np.empty((values.shape[2], *values.shape[:2]), np.float32)  # [C, H, W]
-    # One multiplication and one addition in place: a fifth of the time of the formula as it is written.
-    np.multiply(values.transpose(2, 0, 1), (1.0 / (top * std)).astype(np.float32), out=out)
-    out -= (mean / std).astype(np.float32)
+        out = np.empty((len(planes), *planes[0].shape), np.float32)  # [C, H, W]
+    std = np.asarray(preprocessing.std)
+    factors, shifts = (1.0 / (top * std)).astype(np.float32), (np.asarray(preprocessing.mean) / std).astype(np.float32)
+    for plane, target, factor, shift in zip(planes, out, factors, shifts):
+        # One multiplication and one addition in place: a fifth of the time of the formula as it is written.
+        np.multiply(plane[:, ::-1] if mirrored else plane, factor, out=target)
+        target -= shift
     return out
 
 

@@ -97,6 +97,8 @@ def _from_config(path: Path, use_ema: bool, fresh: bool) -> nn.Layer:
         **model.options,
     )
     network.preprocessing = preprocessing
+    if weights and not hasattr(network, "class_names"):
+        network.class_names = default_class_names(network.num_classes)
     return network
 
 

@@ -10,6 +10,7 @@ import pickle
 import struct
 import tarfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,6 +286,9 @@ def test_shard_errors(tmp_path):
     _tar(tmp_path / "train.tar", {"a.png": b"x"})
     with pytest.raises(ConfigError, match=r"train\.tar: a\.png has no label"):
         read_shards(_config("tar", tmp_path), 3, "c.yaml")
+    _tar(tmp_path / "train.tar", {"a.png": b"x", "a.json": b"5"})
+    with pytest.raises(ConfigError, match=r"train\.tar cannot be read: a \.json beside a picture is no object"):
+        read_shards(_config("tar", tmp_path), 3, "c.yaml")
     _tar(tmp_path / "train.tar", {"a.txt": b"1"})
     with pytest.raises(ConfigError, match=r"train\.tar \.\.\. hold no pictures with labels"):
         read_shards(_config("tar", tmp_path), 3, "c.yaml")
@@ -292,6 +296,30 @@ def test_shard_errors(tmp_path):
     (tmp_path / "names.txt").write_text("cat\n")
     with pytest.raises(ConfigError, match=r"the label '0' is none of 1 classes|the label 'cow' is none of 1 classes"):
         read_shards(_config("tar", tmp_path, classes="names.txt"), 3, "c.yaml")
+
+
+def test_pictures_in_shards_have_the_stated_limit(tmp_path):
+    for name in ("train", "val"):
+        _shard(tmp_path / f"{name}.tar", 0, 1)
+    assert read_shards(_config("tar", tmp_path, max_pixels=64), 3, "c.yaml")[0].image(0).size == (8, 8)
+    small, _ = read_shards(_config("tar", tmp_path, max_pixels=63), 3, "c.yaml")
+    with pytest.raises(ValueError, match="it has 8 x 8 pixels, and the limit is 63"):
+        small.image(0)
+
+
+def test_shards_write_nothing_but_their_list(tmp_path):
+    """A member's name is never a path on this machine."""
+    root = tmp_path / "root"
+    root.mkdir()
+    for part in ("train", "val"):
+        _tar(root / f"{part}.tar", {"../../cat/escaped.png": encoded(picture()), "/dog/absolute.png": b"x"})
+    before = {path.name for path in tmp_path.iterdir()}
+    train, _ = read_shards(_config("tar", root), 3, "c.yaml")
+    assert train.image(0).size == (16, 12)
+    assert train.class_names == ["cat", "dog"]
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert not Path("/dog").exists()
+    assert {path.suffix for path in root.iterdir()} == {".tar", ".npz"}
 
 
 def test_a_damaged_picture_in_a_shard_is_named(tmp_path):

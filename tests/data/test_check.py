@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 
 import numpy as np
@@ -16,7 +17,7 @@ from paddlevit.data.sheet import contact_sheet, pixels_of
 from paddlevit.data.sources import ArraySource, FileList, FileSource, digits
 from paddlevit.preprocessing import Preprocessing
 from tests.data.pictures import class_folder, encoded, picture, pixels
-from tests.tools import call
+from tests.tools import call, one_line
 
 RECIPE = Preprocessing(image_size=(8, 8))
 
@@ -79,6 +80,19 @@ def test_every_fault_is_found(sound):
         assert f"problem: {line}" in text
     quick = quick_check(train, val)
     assert any("cut.jpg cannot be read" in line for line in quick)
+
+
+def test_a_hung_file_system_is_named(sound, monkeypatch):
+    free = threading.Event()
+    train, val = _sources(sound)
+    real = train.content
+    monkeypatch.setattr(train, "content", lambda index: free.wait(30) if index == 3 else real(index))
+    for check in (quick_check, check_sources):
+        with pytest.raises(
+            TimeoutError, match=r"No data came for 0.3 seconds while reading .*cat/3\.png\. Is the file"
+        ):
+            check(train, val, timeout=0.3)
+    free.set()
 
 
 def test_classes_that_are_rare_or_missing(tmp_path):
@@ -175,6 +189,26 @@ def test_the_tool(sound, tmp_path):
         assert done.code == 1
         assert "train/dog/0.png cannot be read" in done.out
         assert f"contact sheet: {sheet}" in done.out
+
+
+def test_every_training_begins_with_a_look_at_its_data(sound, tmp_path):
+    """Nothing is trained, or written, on data that would end the run later; other problems are said."""
+    run = tmp_path / "run"
+    small = ("model.options.depth=1", "data.batch_size=2", "data.num_workers=0", "schedule.epochs=1",
+             "schedule.warmup_epochs=0", "run.report=false", f"run.output={run}")  # fmt: skip
+    arguments = [word for override in small for word in ("-o", override)]
+    (sound / "val" / "dog" / "1.png").write_bytes(b"damaged")
+    error = one_line(call("train", "-c", _yaml(tmp_path, sound), *arguments))
+    assert "val: " in error
+    assert "dog/1.png cannot be read: it is not a picture" in error
+    assert "data.bad_image: skip trains without them" in error
+    assert not run.exists()
+    done = call("train", "-c", _yaml(tmp_path, sound), *arguments, "-o", "data.bad_image=skip")
+    assert done.code == 0, done
+    assert "Data: val: " in done.out
+    (sound / "val" / "dog" / "1.png").unlink()
+    both = call("train", "-c", _yaml(tmp_path, sound), *arguments, "-o", "data.val=train", "-o", f"run.output={run}-2")
+    assert "Data: 10 files are in both train and val" in both.out
 
 
 def test_the_tool_without_data(tmp_path):

@@ -152,7 +152,7 @@ def test_imagenet_as_kaggle_packs_it(tmp_path, list_name, lines):
 def test_imagenet_errors(tmp_path):
     _save(tmp_path, "train/n01440764/a.JPEG", "val/v_01.JPEG")
     with pytest.raises(
-        ConfigError, match=r"There are no data in .*val\. .*LOC_val_solution\.csv or val\.txt or val_map"
+        ConfigError, match=r"There are no data in .*val\. .*LOC_val_solution\.csv or val_list\.txt or val\.txt"
     ):
         _imagenet(tmp_path)
     for line in ("v_01 n00000000", "v_02 0", "v_01", "v_01 1"):

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
 import time
+import types
 
 import numpy as np
 import paddle
@@ -16,6 +21,7 @@ from paddlevit.data import EpochSampler, ImageDataset, SampleKey, build_loader, 
 from paddlevit.data.sources import ArraySource, FakeSource, FileList, FileSource
 from paddlevit.preprocessing import HALF_MEAN, HALF_STD, Preprocessing
 from tests.data.pictures import class_folder
+from tests.tools import ROOT
 
 RECIPE = Preprocessing(image_size=(8, 8), crop_pct=1.0, mean=HALF_MEAN, std=HALF_STD)
 COUNT = 22
@@ -223,3 +229,51 @@ def test_any_dataset_of_paddle_can_be_fed():
     assert np.array_equal(results[0], results[1])
     assert sorted(results[0][:, 0, 0, 0].astype(int)) == list(range(COUNT))
     assert len(np.unique(results[0][:, 0, 0, 0] % 1)) == COUNT
+
+
+SMALL_SHARED_MEMORY = """
+from paddlevit import runtime
+runtime.prepare(1)
+import logging
+import shutil
+import numpy as np
+import paddle
+logging.basicConfig(force=True)
+from paddlevit.data import EpochSampler, ImageDataset, build_loader, eval_transform
+from paddlevit.data.sources import FakeSource
+from paddlevit.preprocessing import Preprocessing
+
+class Users(paddle.io.Dataset):
+    def __len__(self):
+        return 32
+    def __getitem__(self, index):
+        return np.full((3, 256, 256), index, np.float32), np.int64(index)
+
+assert shutil.disk_usage("/dev/shm").total < 3 << 20
+ours = ImageDataset(FakeSource(32, 3, (256, 256), 3, 0), eval_transform(Preprocessing(image_size=(256, 256))))
+for dataset in (ours, Users()):
+    batches = list(build_loader(dataset, EpochSampler(32, 8), 2))
+    print([int(labels.numpy()[-1]) for _, labels in batches], list(batches[-1][0].shape))
+"""
+
+
+def test_a_small_dev_shm_is_enough():
+    """With 2 MB of it, where a batch takes 6 MB, as in a container."""
+    mounted = "mount -t tmpfs -o size=2m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let us mount")
+    command = ["unshare", "-m", "sh", "-c", f'{mounted} && exec "$0" -c "$1"', sys.executable, SMALL_SHARED_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    shape = "[8, 3, 256, 256]"
+    assert done.stdout.splitlines() == [f"[1, 0, 2, 1] {shape}", f"[7, 15, 23, 31] {shape}"]
+    assert re.findall(r"has \d MB free and batches need 36: they go through pipes", done.stderr), done.stderr
+
+
+def test_enough_shared_memory_is_used(monkeypatch):
+    made = [build_loader(Users(), EpochSampler(COUNT, 4), workers) for workers in (0, 2)]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
+    made.append(build_loader(Users(), EpochSampler(COUNT, 4), 2))
+    assert [loader.use_shared_memory for loader in made[1:]] == [True, True]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=100))
+    assert not build_loader(Users(), EpochSampler(COUNT, 4), 2).use_shared_memory

@@ -146,6 +146,21 @@ def test_inception_crop_of_a_narrow_picture_is_its_centre():
     assert random_box((1, 1), (0.08, 1.0), (0.75, 4 / 3), _rng()) == (0, 0, 1, 1)
 
 
+@pytest.mark.parametrize("color_jitter", [None, 0.4])
+def test_the_mirror_is_the_same_wherever_it_is_made(color_jitter):
+    """Without anything after it, left and right are exchanged while the values are scaled."""
+    made = []
+    for chance in (0.0, 1.0):
+        augment = AugmentConfig(horizontal_flip=chance, vertical_flip=1.0, color_jitter=color_jitter)
+        transform = train_transform(SMALL, augment)
+        values = transform(picture(20, 30), np.random.default_rng(0))
+        shown = transform.pixels(picture(20, 30), np.random.default_rng(0))
+        assert np.array_equal(values, normalise(shown, SMALL))
+        made.append(values)
+    assert np.array_equal(made[1], made[0][:, :, ::-1])
+    assert not np.array_equal(made[1], made[0])
+
+
 def test_random_crop_pads_with_black_and_simple_crop_mirrors():
     white = Image.new("RGB", (8, 8), (255, 255, 255))
     blacks = [
