@@ -7,6 +7,8 @@ used by one thread at a time. None is imported before it is needed.
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,7 @@ ENGINES = ("paddle", "onnxruntime", "openvino")
 ONNX_FILE = "model.onnx"
 GPU_POOL_MEGABYTES = 256
 TRIALS = 3
+LOGGER = logging.getLogger("paddlevit")
 
 
 class Engine(Protocol):
@@ -36,7 +39,7 @@ class PaddleEngine:
 
     Args:
         folder: The export.
-        threads: CPU threads; None is every core.
+        threads: CPU threads; None is OMP_NUM_THREADS if that is set, else every core.
         device: `auto`, `cpu`, `gpu` or `gpu:N`.
         precision: `fp32`; `bf16` on a CPU, `fp16` on a GPU.
 
@@ -64,7 +67,7 @@ class PaddleEngine:
             raise ValueError(f"precision is {precision!r}; Paddle runs fp32, bf16 on a CPU and fp16 on a GPU.")
         if chosen == "cpu":
             config.disable_gpu()
-            config.set_cpu_math_library_num_threads(threads or runtime.cpu_count())
+            config.set_cpu_math_library_num_threads(thread_count(threads))
             if precision == "bf16":
                 config.enable_mkldnn()
                 config.enable_mkldnn_bfloat16()
@@ -90,7 +93,7 @@ class OnnxRuntimeEngine:
 
     Args:
         folder: The export.
-        threads: CPU threads; None is every core.
+        threads: CPU threads; None is OMP_NUM_THREADS if that is set, else every core.
         device: `auto`, `cpu`, `gpu` or `gpu:N`.
 
     Raises:
@@ -101,7 +104,7 @@ class OnnxRuntimeEngine:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or runtime.cpu_count()
+        options.intra_op_num_threads = thread_count(threads)
         options.log_severity_level = 3
         has_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         if device.startswith("gpu") and not has_gpu:
@@ -124,8 +127,9 @@ class OpenVinoEngine:
 
     Args:
         folder: The export.
-        threads: CPU threads; None is every core.
-        precision: `bf16` computes in it where the processor can; anything else in float32, or as the file says.
+        threads: CPU threads; None is OMP_NUM_THREADS if that is set, else every core.
+        precision: `bf16` computes in it where the processor can, `int8` so what stands between the int8 products;
+            anything else in float32.
 
     Raises:
         ValueError: No ONNX file.
@@ -136,9 +140,9 @@ class OpenVinoEngine:
 
         # Left to itself, OpenVINO computes in bfloat16 wherever it can.
         config = {
-            "INFERENCE_NUM_THREADS": threads or runtime.cpu_count(),
+            "INFERENCE_NUM_THREADS": thread_count(threads),
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision in ("bf16", "int8") else "f32",
         }
         self._model = openvino.Core().compile_model(str(onnx_graph(folder)), "CPU", config)
         self._request = self._model.create_infer_request()
@@ -148,6 +152,12 @@ class OpenVinoEngine:
         """One array per output."""
         self._request.infer([np.ascontiguousarray(batch)])
         return [self._request.get_output_tensor(i).data.copy() for i in range(len(self.output_names))]
+
+
+def thread_count(threads: int | None) -> int:
+    """CPU threads to use: what was asked for, or what the environment says, or every core."""
+    stated = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return threads or (int(stated) if stated.isdigit() and int(stated) else runtime.cpu_count())
 
 
 def paddle_graph(folder: Path) -> Path:
@@ -173,12 +183,20 @@ def onnx_graph(folder: Path) -> Path:
     return folder / ONNX_FILE
 
 
-def why_not(engine: str, folder: Path, precision: str, device: str) -> str:
-    """What keeps an engine from running an export, as the end of a sentence; empty if nothing does."""
+def why_not(engine: str, folder: Path, precision: str, device: str, preprocesses: bool = False) -> str:
+    """What keeps an engine from running an export, as the end of a sentence; empty if nothing does.
+
+    Args:
+        engine: One of `ENGINES`.
+        folder: The export.
+        precision: What it shall compute in.
+        device: Where.
+        preprocesses: Whether pictures are resized in the graph.
+    """
     module = {"paddle": "paddle", "onnxruntime": "onnxruntime", "openvino": "openvino"}[engine]
     if importlib.util.find_spec(module) is None:
         extra = {"paddle": "cpu", "onnxruntime": "onnx", "openvino": "openvino"}[engine]
-        return f"it is not installed (pip install -e '.[{extra}]')"
+        return f'it is not installed (pip install "paddlevit[{extra}]")'
     has_paddle = any((folder / f"model{suffix}").is_file() for suffix in (".json", ".pdmodel"))
     if not (has_paddle if engine == "paddle" else (folder / ONNX_FILE).is_file()):
         return f"the export has no file for it (tools/export.py --format {'paddle' if engine == 'paddle' else 'onnx'})"
@@ -188,16 +206,19 @@ def why_not(engine: str, folder: Path, precision: str, device: str) -> str:
         return "it has no bfloat16 on a CPU; use paddle or openvino"
     if engine == "openvino" and device.startswith("gpu"):
         return "it is used on CPUs only here"
+    if engine == "openvino" and preprocesses:
+        return "it has no float64, without which pictures resized in the graph are not Pillow's"
     return ""
 
 
-def choose_engines(engine: str, folder: Path, precision: str, device: str) -> list[str]:
-    """The engine asked for, or for `auto` all that can run an export here.
+def choose_engines(engine: str, folder: Path, precision: str, device: str, preprocesses: bool = False) -> list[str]:
+    """The engine asked for, or for `auto` all that can run an export here; see `why_not`.
 
     Raises:
         ValueError: There is none, and why.
     """
-    reasons = {name: why_not(name, folder, precision, device) for name in ENGINES if engine in ("auto", name)}
+    asked = [name for name in ENGINES if engine in ("auto", name)]
+    reasons = {name: why_not(name, folder, precision, device, preprocesses) for name in asked}
     able = [name for name, reason in reasons.items() if not reason]
     if not able:
         raise ValueError(
@@ -205,6 +226,13 @@ def choose_engines(engine: str, folder: Path, precision: str, device: str) -> li
             + " ".join(f"{name}: {reason}." for name, reason in reasons.items())
         )
     return able
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError unless this names a device, whether it is there or not."""
+    name, _, index = device.partition(":")
+    if name not in ("auto", "cpu", "gpu") or (index and not (name == "gpu" and index.isdigit())):
+        raise ValueError(f"device is {device!r}; it must be auto, cpu, gpu or gpu:N.")
 
 
 def load_engine(engine: str, folder: Path, threads: int | None, device: str, precision: str) -> Engine:
@@ -216,8 +244,44 @@ def load_engine(engine: str, folder: Path, threads: int | None, device: str, pre
     return OpenVinoEngine(folder, threads, precision)
 
 
+def load_engines(
+    engine: str, folder: Path, threads: int | None, device: str, precision: str, preprocesses: bool = False
+) -> dict[str, Engine]:
+    """The engine asked for, or for `auto` all that can run an export here (see `why_not`), each ready to run.
+
+    With `auto`, one that fails is left out, and a warning is logged.
+
+    Raises:
+        ValueError: There is none, and why.
+    """
+    check_device(device)
+    names = choose_engines(engine, folder, precision, device, preprocesses)
+    if engine != "auto":
+        return {engine: load_engine(engine, folder, threads, device, precision)}
+    engines: dict[str, Engine] = {}
+    failed: dict[str, Exception] = {}
+    for name in names:
+        try:
+            engines[name] = load_engine(name, folder, threads, device, precision)
+        except Exception as error:  # every engine raises errors of its own
+            failed[name] = error
+    return left_after(engines, failed, f"{folder} cannot run in {precision} here.")
+
+
+def left_after(engines: dict[str, Engine], failed: dict[str, Exception], none_left: str) -> dict[str, Engine]:
+    """The engines that did not fail, with a warning about those that did; ValueError if none is left."""
+    reasons = {name: " ".join(str(error).split())[-400:] for name, error in failed.items()}
+    if not engines:
+        raise ValueError(" ".join([none_left, *(f"{name}: {reason}" for name, reason in reasons.items())]))
+    for name, reason in reasons.items():
+        LOGGER.warning("The engine %s is left out: %s", name, reason)
+    return engines
+
+
 class FastestEngine:
     """Several engines for one export: the first batch is timed on all, and the fastest stays.
+
+    One that fails at it is left out, and a warning is logged.
 
     Args:
         engines: By name.
@@ -227,13 +291,27 @@ class FastestEngine:
         self.engines = engines
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """One array per output."""
+        """One array per output.
+
+        Raises:
+            ValueError: No engine could run the first batch, and why.
+        """
         if len(self.engines) > 1:
-            times = {name: median_time(engine, batch) for name, engine in self.engines.items()}
-            fastest = min(times, key=lambda name: times[name])
-            self.engines = {fastest: self.engines[fastest]}
+            self._choose(batch)
         (engine,) = self.engines.values()
         return engine.run(batch)
+
+    def _choose(self, batch: np.ndarray) -> None:
+        times: dict[str, float] = {}
+        failed: dict[str, Exception] = {}
+        for name, engine in self.engines.items():
+            try:
+                times[name] = median_time(engine, batch)
+            except Exception as error:  # every engine raises errors of its own
+                failed[name] = error
+        able = left_after({name: self.engines[name] for name in times}, failed, "No engine can run this batch.")
+        fastest = min(able, key=lambda name: times[name])
+        self.engines = {fastest: able[fastest]}
 
 
 def median_time(engine: Engine, batch: np.ndarray) -> float:

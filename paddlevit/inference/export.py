@@ -25,8 +25,7 @@ from paddlevit.inference.engines import (
     Engine,
     OnnxRuntimeEngine,
     PaddleEngine,
-    choose_engines,
-    load_engine,
+    load_engines,
     paddle_graph,
 )
 from paddlevit.inference.folder import ExportInfo, TensorInfo, file_sizes, whole_folder, write_info
@@ -37,6 +36,7 @@ from paddlevit.inference.simplify import simplify
 
 FORMATS = ("paddle", "onnx", "both")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+CHUNK = 16  # pictures computed at a time when many are tried
 
 
 def export_model(
@@ -75,12 +75,12 @@ def export_model(
 
     Raises:
         ValueError: A network without name and preprocessing, names that do not fit its outputs, options that exclude
-            each other, a folder that is something else, or an export whose values in fp32 differ by more than 1e-5 of
-            the largest (of 1, where all are smaller).
+            each other, a folder that is something else, or an export that is off by more than 1e-5 of its scale.
         ImportError: ONNX needs something that is not installed.
     """
     check_network(network)
     check_options(network, format, dynamic_size, precision, with_preprocess, attention, calibration)
+    check_classes(network, features, softmax)
     with eval_mode(network), whole_folder(folder) as temporary:
         graph = build_graph(network, dynamic_size, with_preprocess, features, attention, softmax)
         spec = input_spec(network, dynamic_size, with_preprocess)
@@ -88,26 +88,24 @@ def export_model(
         multiple = size_multiple(network) if dynamic_size else None
         inputs = sample_inputs(network, multiple, with_preprocess)
         expected = [expected_outputs(network, graph, batch) for batch in inputs]
+        class_names = choose_class_names(network, class_names, expected[0][0].shape[1])
         report, names = verify(Path(folder), temporary, format, inputs, expected)
+        outputs = list(zip(graph.output_names, names, expected[0]))
         if precision != "fp32":
-            engine = reduced_engine(temporary, precision, calibration)
-            if calibration is not None:
-                inputs = [calibration[i : i + 16] for i in range(0, len(calibration), 16)]
-                expected = [expected_outputs(network, graph, batch) for batch in inputs]
-            report = measure_reduced(report, expected, [engine.run(batch) for batch in inputs])
-        outputs = zip(graph.output_names, names, expected[0])
+            engines = reduced_engines(temporary, precision, calibration, with_preprocess)
+            report = try_reduced(report, network, graph, engines, inputs, calibration)
         info = ExportInfo(
             model_name=network.model_name,
             model_options=network.model_options,
-            class_names=choose_class_names(network, class_names, expected[0][0].shape[1]),
+            class_names=class_names,
             preprocessing=network.preprocessing,
             input=TensorInfo(spec.name, free_sizes(spec.shape), "uint8" if with_preprocess else "float32"),
             outputs={meaning: TensorInfo(name, (None, *array.shape[1:])) for meaning, name, array in outputs},
             files=file_sizes(temporary),
             precision=precision,
             size_multiple=multiple,
-            parity=report.to_dict(inputs),
-            versions=versions(format),
+            parity=report.to_dict(),
+            versions=versions(report.engines, format),
         )
         write_info(temporary, info)
     return report
@@ -145,8 +143,22 @@ def check_options(
         raise ValueError("precision 'fp16' needs format 'onnx', or a GPU for Paddle; on a CPU use bf16.")
     if calibration is not None and precision == "fp32":
         raise ValueError("calibration is for precision bf16, fp16 and int8; fp32 learns nothing from pictures.")
+    if calibration is not None and with_preprocess:
+        raise ValueError("calibration and with_preprocess exclude each other; leave one out.")
+    shape = (network.preprocessing.channels, *network.preprocessing.image_size)
+    if calibration is not None and (calibration.shape[1:] != shape or not len(calibration)):
+        raise ValueError(f"calibration has shape {calibration.shape}; it must be pictures [n, {str(shape)[1:-1]}].")
     if format != "paddle":
-        onnx_export.check_installed()
+        onnx_export.check_installed(paddle.__version__, precision)
+
+
+def check_classes(network: nn.Layer, features: bool, softmax: bool) -> None:
+    """Raise ValueError for options that need more classes than there are."""
+    num_classes = getattr(network, "num_classes", None)
+    if features and num_classes == 0:
+        raise ValueError(f"{network.model_name} has no classifier, so features come out anyway; leave out features.")
+    if softmax and num_classes in (0, 1):
+        raise ValueError(f"softmax needs two classes, and {network.model_name} has {num_classes}; leave it out.")
 
 
 def build_graph(
@@ -211,25 +223,32 @@ def verify(
         expected: What should come out.
 
     Returns:
-        The report of the engine that is further off, and what the graph calls its outputs.
+        How far the engines are off, and what the graph calls its outputs.
 
     Raises:
         ValueError: An engine is too far off, or the conversion fails.
     """
-    engines: list[Engine] = [PaddleEngine(temporary, device=paddle.device.get_device())]
+    engines: dict[str, Engine] = {"paddle": PaddleEngine(temporary, device=paddle.device.get_device())}
     if format != "paddle":
         onnx_export.convert(paddle_graph(temporary), temporary / "model.pdiparams", temporary / ONNX_FILE)
-        engines.append(OnnxRuntimeEngine(temporary, device="cpu"))
-    reports = [compare(folder, expected, [engine.run(batch) for batch in inputs]) for engine in engines]
+        engines["onnxruntime"] = OnnxRuntimeEngine(temporary, device="cpu")
+    report = compare(folder, inputs, expected, answers_of(engines, inputs))
     if format == "onnx":
         for file in temporary.iterdir():
             if file.name != ONNX_FILE:
                 file.unlink()
-    return max(reports, key=lambda report: report.relative_difference), engines[-1].output_names
+    return report, list(engines.values())[-1].output_names
 
 
-def reduced_engine(folder: Path, precision: str, calibration: np.ndarray | None) -> Engine:
-    """Change the export to a lower precision where a file has to change, and load what runs it.
+def answers_of(engines: dict[str, Engine], inputs: list[np.ndarray]) -> dict[str, list[list[np.ndarray]]]:
+    """For each engine and each input, each output."""
+    return {name: [engine.run(batch) for batch in inputs] for name, engine in engines.items()}
+
+
+def reduced_engines(
+    folder: Path, precision: str, calibration: np.ndarray | None, with_preprocess: bool
+) -> dict[str, Engine]:
+    """Change the export to a lower precision where a file has to change, and load all that run it here.
 
     Raises:
         ValueError: Nothing here runs it.
@@ -239,8 +258,22 @@ def reduced_engine(folder: Path, precision: str, calibration: np.ndarray | None)
         onnx_export.quantize(folder / ONNX_FILE, calibration)
     elif precision == "fp16" and (folder / ONNX_FILE).is_file():
         onnx_export.halve(folder / ONNX_FILE)
-    device = paddle.device.get_device()
-    return load_engine(choose_engines("auto", folder, precision, device)[0], folder, None, device, precision)
+    return load_engines("auto", folder, None, paddle.device.get_device(), precision, with_preprocess)
+
+
+def try_reduced(
+    report: ExportReport,
+    network: nn.Layer,
+    graph: Graph,
+    engines: dict[str, Engine],
+    inputs: list[np.ndarray],
+    calibration: np.ndarray | None,
+) -> ExportReport:
+    """The report with what the engines answer in a lower precision, to the calibration pictures if there are any."""
+    if calibration is not None:
+        inputs = [calibration[i : i + CHUNK] for i in range(0, len(calibration), CHUNK)]
+    expected = [expected_outputs(network, graph, batch) for batch in inputs]
+    return measure_reduced(report, expected, answers_of(engines, inputs), calibration is not None)
 
 
 def choose_class_names(network: nn.Layer, class_names: Sequence[str] | None, num_outputs: int) -> list[str]:
@@ -253,9 +286,9 @@ def choose_class_names(network: nn.Layer, class_names: Sequence[str] | None, num
     return names or [str(index) for index in range(num_outputs)]
 
 
-def versions(format: str) -> dict[str, str]:
-    """What makes an export."""
+def versions(engines: Sequence[str], format: str) -> dict[str, str]:
+    """What makes an export, and what ran it."""
     found = {"paddlevit": paddlevit.__version__, "paddle": paddle.__version__, "numpy": np.__version__}
-    if format != "paddle":
-        found["paddle2onnx"] = importlib.metadata.version("paddle2onnx")
+    packages = ["paddle2onnx"] * (format != "paddle") + [name for name in engines if name != "paddle"]
+    found.update({name: importlib.metadata.version(name) for name in packages})
     return {**found, "python": platform.python_version()}

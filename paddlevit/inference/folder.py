@@ -58,7 +58,7 @@ class ExportInfo:
     size_multiple: Optional[tuple[int, int]] = None
     """What height and width must be multiples of, where any size fits."""
     parity: dict[str, Any] = field(default_factory=dict)
-    """Largest difference from the network in Python, and how it was measured."""
+    """How far it is from the network in Python, and how that was measured: see `ExportReport`."""
     versions: dict[str, str] = field(default_factory=dict)
     """What made the export."""
 
@@ -84,7 +84,7 @@ def write_info(folder: Path, info: ExportInfo) -> None:
         "outputs": {name: _plain(dataclasses.asdict(tensor)) for name, tensor in info.outputs.items()},
         "precision": info.precision,
         "size_multiple": _plain(info.size_multiple),
-        "parity": info.parity,
+        "parity": _plain(info.parity),
         "versions": info.versions,
         "files": info.files,
         "class_names": list(info.class_names),

@@ -118,7 +118,8 @@ class AttentionMap(nn.Layer):
         weights = self.weights.pop()  # [B, h, readers, N], in Swin [B * nW, h, M * M, M * M]
         patches = self.grid[0] * self.grid[1]
         if self.windows is not None:
-            seen = weights.mean(axis=[1, 2]).reshape([-1, self.windows.index.shape[0]])
+            share = weights.shape[2] / patches  # a window's readers are so many of all
+            seen = (weights.mean(axis=[1, 2]) * share).reshape([-1, self.windows.index.shape[0]])
             return seen.index_select(self.windows.inverse, axis=1).reshape([-1, *self.grid])
         prefix = weights.shape[3] - patches
         if weights.shape[2] == weights.shape[3]:

@@ -5,6 +5,7 @@ Run as `python -m paddlevit.inference.onnx_export GRAPH WEIGHTS FILE`.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -16,13 +17,25 @@ import numpy as np
 OPSET = 17
 
 
-def check_installed() -> None:
-    """Raise ImportError unless what ONNX export needs is there."""
+def check_installed(paddle_version: str, precision: str = "fp32") -> None:
+    """Raise ImportError unless what ONNX export needs is there.
+
+    Args:
+        paddle_version: Each paddle2onnx reads the graphs of one major version of Paddle, and crashes on the other's.
+        precision: Of the file; int8 and fp16 are made with the package onnx, which paddle2onnx 1 does not bring.
+    """
     missing = [name for name in ("paddle2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if "paddle2onnx" in missing and sys.version_info >= (3, 13):
+        raise ImportError("ONNX export needs paddle2onnx, which has no wheel for this Python; use 3.12 or older.")
     if missing:
+        raise ImportError(f'ONNX export needs {" and ".join(missing)}: pip install "paddlevit[onnx]"')
+    if precision in ("int8", "fp16") and importlib.util.find_spec("onnx") is None:
+        raise ImportError(f"precision {precision} in ONNX needs onnx: pip install onnx")
+    version = importlib.metadata.version("paddle2onnx")
+    if paddle_version.startswith("2.") != version.startswith("1."):
+        wanted = "paddle2onnx<2" if paddle_version.startswith("2.") else "paddle2onnx>=2.1"
         raise ImportError(
-            f"ONNX export needs {' and '.join(missing)}: pip install -e '.[onnx]'."
-            " paddle2onnx has no wheel for Python 3.13; export to ONNX with Python 3.12 or older."
+            f'paddle2onnx {version} does not read graphs of Paddle {paddle_version}: pip install "{wanted}"'
         )
 
 
@@ -36,13 +49,16 @@ def convert(graph: Path, weights: Path, file: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", __name__, str(graph), str(weights), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode or not file.is_file():
+    if done.returncode or not file.is_file() or not file.stat().st_size:  # paddle2onnx 1 leaves an empty file
         said = " ".join((done.stderr or done.stdout).split())[-400:]
         raise ValueError(f"paddle2onnx failed with exit code {done.returncode}: {said}")
 
 
 def quantize(file: Path, calibration: np.ndarray) -> None:
     """Make the products with weights of an ONNX file int8; products of two activations stay as they are.
+
+    What a product gives is not rounded to int8 again: that loses accuracy, and OpenVINO gets the first convolution
+    wrong when it is.
 
     Args:
         file: Is replaced.
@@ -59,7 +75,9 @@ def quantize(file: Path, calibration: np.ndarray) -> None:
             picture = next(self.pictures, None)
             return None if picture is None else {"image": picture[None]}
 
-    quant_pre_process(str(file), str(file))
+    # With the search for symbolic shapes, it leaves files of weights in the current folder when that search fails.
+    quant_pre_process(str(file), str(file), skip_symbolic_shape=True)
+    kinds = ["MatMul", "Gemm", "Conv"]
     quantize_static(
         str(file),
         str(file),
@@ -68,8 +86,9 @@ def quantize(file: Path, calibration: np.ndarray) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
-        op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+        op_types_to_quantize=kinds,
         nodes_to_exclude=products_of_activations(file),
+        extra_options={"OpTypesToExcludeOutputQuantization": kinds},
     )
 
 

@@ -19,8 +19,8 @@ from paddlevit.preprocessing import Preprocessing
 class PictureInput(nn.Layer):
     """What `paddlevit.data.eval_transform` does to a Pillow picture, byte for byte.
 
-    Rows are resized before columns, as Pillow does. Since version 13 it does so only if the picture is not much higher
-    than wide; the bytes of such pictures may differ by one.
+    Rows are resized before columns, as Pillow does. Since version 13 it takes columns first where that is less work,
+    mostly where a picture is much higher than wide or only its width is enlarged; such bytes may differ by one.
 
     Args:
         preprocessing: What is to be done.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from paddlevit.errors import check_choice
-from paddlevit.inference.engines import ENGINES, FastestEngine, load_engine, why_not
+from paddlevit.inference.engines import ENGINES, ONNX_FILE, FastestEngine, load_engines
 from paddlevit.inference.folder import read_info
 
 ImageLike = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
@@ -43,11 +43,12 @@ class Predictor:
 
     Args:
         folder: What `export_model` or tools/export.py wrote.
-        threads: CPU threads; None is every core.
+        threads: CPU threads; None is OMP_NUM_THREADS if that is set, else every core.
         device: `auto`, `cpu`, `gpu` or `gpu:N`.
         engine: `paddle`, `onnxruntime`, `openvino`, or `auto`: the first batch is timed on each of those that are
-            installed and have a file in the folder, and the fastest is kept.
-        precision: `fp32`, `bf16` or `fp16`; None is what the export is meant for. int8 is a property of the file.
+            installed and have a file in the folder, and the fastest is kept. One that fails is left out.
+        precision: `fp32`, `bf16` or `fp16`; None is what the export is meant for. int8 is a property of the file, and
+            so is fp16 in ONNX.
         batch_size: How many pictures `predict` holds in memory and computes at a time.
         image_size: Height and width to which `predict` brings pictures, one number or two, for an export that takes any
             size; None is the network's own.
@@ -91,15 +92,8 @@ class Predictor:
             self.preprocessing = self.preprocessing.adapted(size)
         precision = self._choose_precision(precision)
         self._lock = threading.Lock()
-        names: list[str] = [engine]
-        if engine == "auto":
-            names = [name for name in ENGINES if not why_not(name, self.folder, precision, device)]
-        if not names:
-            reasons = "; ".join(f"{name}: {why_not(name, self.folder, precision, device)}" for name in ENGINES)
-            raise ValueError(f"No engine can run {folder} in {precision}: {reasons}.")
-        self._engine = FastestEngine(
-            {name: load_engine(name, self.folder, threads, device, precision) for name in names}
-        )
+        preprocesses = self.info.input.dtype == "uint8"
+        self._engine = FastestEngine(load_engines(engine, self.folder, threads, device, precision, preprocesses))
 
     @property
     def engine(self) -> str:
@@ -146,15 +140,15 @@ class Predictor:
         """The most probable classes of pictures.
 
         Args:
-            images: One picture or any number of them: paths, bytes of files, Pillow pictures, or arrays [H, W, C],
-                [C, H, W] or [H, W].
+            images: One picture or any number of them, of any kinds: paths, bytes of files, Pillow pictures, or arrays
+                [H, W, C], [C, H, W] or [H, W] of bytes, 16-bit numbers or floats in 0..1.
             topk: How many classes; at most all of them are given.
 
         Returns:
             One Prediction per picture, in order.
 
         Raises:
-            ValueError: A picture that cannot be read, a topk below 1, or an export without classes.
+            ValueError: A picture that cannot be read, with its number; a topk below 1; or an export without classes.
         """
         if topk < 1:
             raise ValueError(f"topk is {topk}; it must be at least 1.")
@@ -163,7 +157,9 @@ class Predictor:
         images = _as_list(images)
         results: list[Prediction] = []
         for start in range(0, len(images), self.batch_size):
-            prepared = [self.preprocess(image) for image in images[start : start + self.batch_size]]
+            prepared = [
+                self._prepare(image, start + i) for i, image in enumerate(images[start : start + self.batch_size])
+            ]
             for batch in _same_shapes(prepared):
                 results += self.predictions(self.outputs(batch), topk)
         return results
@@ -176,6 +172,10 @@ class Predictor:
         channels = self.preprocessing.channels
         if isinstance(image, (str, os.PathLike, bytes)):
             image = load_image(image, channels)
+        elif isinstance(image, np.ndarray):
+            image = _checked(image, channels)
+        elif not isinstance(image, Image.Image):
+            raise ValueError(f"it is a {type(image).__name__}; it must be a path, bytes, a Pillow picture or an array")
         if self.info.input.dtype == "float32":
             return eval_transform(self.preprocessing)(image)
         picture = as_picture(image, channels)
@@ -200,6 +200,13 @@ class Predictor:
             shape[axis] = size
         self.outputs(np.zeros(shape, self.info.input.dtype))
 
+    def _prepare(self, image: ImageLike, index: int) -> np.ndarray:
+        """`preprocess` with the number of the picture in its errors."""
+        try:
+            return self.preprocess(image)
+        except ValueError as error:
+            raise ValueError(f"Picture {index}: {error}") from error
+
     def _best(self, probabilities: np.ndarray, topk: int, extra: dict[str, Any]) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[:topk].tolist()
         return Prediction(
@@ -214,7 +221,9 @@ class Predictor:
         if precision is None:
             return made_for
         check_choice("precision", precision, ("fp32", "bf16", "fp16", "int8"))
-        if precision != made_for and "int8" in (precision, made_for):
+        # What an ONNX file computes in is written in it, but for bf16; Paddle's graph can be computed in others.
+        fixed = {"int8", "fp16"} if (self.folder / ONNX_FILE).is_file() else {"int8"}
+        if precision != made_for and fixed & {precision, made_for}:
             raise ValueError(
                 f"precision is {precision!r}, but {self.folder} was exported in {made_for}; export it again."
             )
@@ -242,7 +251,18 @@ def _as_list(images: Any) -> list[ImageLike]:
     single = isinstance(images, (str, os.PathLike, bytes, Image.Image))
     if single or (isinstance(images, np.ndarray) and images.ndim < 4):
         return [images]
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise ValueError(f"images is a {type(images).__name__}; it must be a picture or a list of pictures.")
     return list(images)
+
+
+def _checked(array: np.ndarray, channels: int) -> Union[np.ndarray, Image.Image]:
+    """An array that cannot be mistaken: grey bytes as a picture, and no floats from 0 to 255."""
+    if array.ndim == 2 and array.dtype == np.uint8 and array.size:
+        return Image.fromarray(array)
+    if array.dtype.kind == "f" and channels in (1, 3) and array.size and (array.min() < -1.0 or array.max() > 2.0):
+        raise ValueError(f"its values go from {array.min():.4g} to {array.max():.4g}; floats must be in 0..1")
+    return array
 
 
 def _same_shapes(arrays: Sequence[np.ndarray]) -> Iterable[np.ndarray]:

@@ -27,6 +27,8 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "vit, sines": ("vit_tiny_patch16_224", {**_PATCHES, "position": "sinusoidal", "position_merge": "concat"}),
     "vit, no positions": ("vit_tiny_patch16_224", {**_PATCHES, "position": "none", "qkv_bias": False}),
     "distilled": ("deit_tiny_distilled_patch16_224", _PATCHES),
+    "deit3": ("deit3_small_patch16_224", _PATCHES),
+    "clip": ("vit_base_patch32_clip_224", _PATCHES),
     "dinov2": ("vit_small_patch14_reg4_dinov2", _PATCHES),
     "siglip": ("vit_base_patch16_siglip_224", _PATCHES),
     "registers, average": ("vit_wee_patch16_reg1_gap_256", _PATCHES),
@@ -36,6 +38,7 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "t2t": ("t2t_vit_7", {**_PLAIN, "image_size": 48}),
     "t2t, transformer": ("t2t_vit_t_14", {**_PLAIN, "image_size": 48}),
     "explained": ("explained_vit", {**_PLAIN, "image_size": (20, 40)}),
+    "explained, t2t": ("explained_t2t_vit", {**_PLAIN, "image_size": (40, 48), "softsplit_kernels": [7, 3, 3]}),
 }
 
 

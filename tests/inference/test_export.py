@@ -110,11 +110,11 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(toy, tmp_path, mon
 
 def test_the_difference_is_measured_against_the_scale_of_the_logits() -> None:
     logits = np.array([[1000.0, 0.0]], np.float32)
-    report = compare("out", [[logits]], [[logits + np.float32(5e-3)]])
+    report = compare("out", [logits], [[logits]], {"paddle": [[logits + np.float32(5e-3)]]})
     assert report.largest_difference == pytest.approx(5e-3, rel=1e-2)
     assert report.relative_difference == pytest.approx(5e-6, rel=1e-2)
     with pytest.raises(ValueError, match="which is 2.00e-05 of the largest value"):
-        compare("out", [[logits / 1000]], [[logits / 1000 + 2e-5]])
+        compare("out", [logits], [[logits / 1000]], {"paddle": [[logits / 1000 + 2e-5]]})
 
 
 def test_only_our_networks_can_be_exported(tmp_path) -> None:

@@ -38,6 +38,50 @@ def test_paths_bytes_pictures_and_arrays_give_the_same_answer(predictor, picture
         assert predictor.predict(kind)[0].classes == first.classes
 
 
+def test_arrays_of_every_layout_and_kind(predictor, picture) -> None:
+    bytes_, expected = np.asarray(picture), predictor.predict(picture)[0]
+    floats = bytes_ / 255.0
+    arrays = [bytes_, bytes_.transpose(2, 0, 1), floats, floats.transpose(2, 0, 1).astype(np.float32)]
+    arrays += [bytes_.astype(np.uint16) * 257, np.asfortranarray(bytes_), bytes_[::-1][::-1]]
+    answers = predictor.predict(array for array in arrays)
+    assert len(answers) == len(arrays)
+    for answer in [*answers, *predictor.predict(np.stack([bytes_] * 2)), *predictor.predict((picture, bytes_))]:
+        assert answer.classes == expected.classes
+        np.testing.assert_allclose(answer.probabilities, expected.probabilities, atol=2e-3)  # floats are not rounded
+    grey = picture.convert("L")
+    assert predictor.predict(np.asarray(grey)) == predictor.predict(grey)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (None, "images is a NoneType; it must be a picture or a list of pictures"),
+        ({"a": 1}, "images is a dict"),
+        ([None], "Picture 0: it is a NoneType; it must be a path, bytes, a Pillow picture or an array"),
+        ([b"no picture"], "Picture 0: the picture cannot be read: it is not a picture"),
+        (
+            [np.zeros((9, 9, 3), np.uint8)] * 20 + ["no.jpg"],
+            r"Picture 20: no\.jpg cannot be read: there is no such file",
+        ),
+        (np.zeros((9, 9, 4), np.uint8), r"Picture 0: its shape is \(9, 9, 4\); it must be \[H, W, 3\] or \[3, H, W\]"),
+        (np.zeros((0, 9, 3), np.uint8), r"its shape is \(0, 9, 3\)"),
+        (np.zeros((9, 9, 3), np.int64), "its type is int64; it must be uint8, uint16 or floats in 0..1"),
+        (np.linspace(0, 255, 243).reshape(9, 9, 3), r"its values go from 0 to 255; floats must be in 0\.\.1"),
+        (np.linspace(-2.1, 1, 243).reshape(9, 9, 3), r"its values go from -2.1 to 1"),
+        (np.full((9, 9, 3), np.nan), "it holds infinite or undefined values"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else "",
+)
+def test_what_is_no_picture_is_named(images, message, predictor) -> None:
+    with pytest.raises(ValueError, match=message):
+        predictor.predict(images)
+
+
+@pytest.mark.parametrize("nothing", [[], (), iter([]), np.zeros((0, 32, 32, 3), np.uint8)], ids=type)
+def test_no_pictures_no_answers(nothing, predictor) -> None:
+    assert predictor.predict(nothing) == []
+
+
 def test_prediction_is_the_softmax_of_the_logits_in_order(predictor, picture) -> None:
     logits = predictor.logits(predictor.preprocess(picture)[None])
     powers = np.exp(logits[0].astype(np.float64))
@@ -89,7 +133,6 @@ def test_wrong_inputs_are_named(predictor, tmp_path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(ValueError, match=r"text\.jpg cannot be read"):
         predictor.predict(tmp_path / "text.jpg")
-    assert predictor.predict([]) == []
 
 
 def test_numbers_in_place_of_classes(tmp_path, picture) -> None:
