@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from typing import Any
 import numpy as np
 
 from paddlevit import runtime
-from paddlevit.benchmarks.sides import Side
+from paddlevit.benchmarks.sides import Side, picture_batch
 from paddlevit.errors import check_choice
 
 OURS = "ours, export"
+OURS_FP32 = "ours, export in fp32"
 SIDES = (
     OURS,
+    OURS_FP32,
     "ours, onnxruntime",
     "ours, openvino",
     "ours, eager",
@@ -35,7 +38,13 @@ SIDES = (
     "ONNX Runtime, plain export",
     "OpenVINO, plain export",
 )
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
+CALIBRATION = 8  # pictures
+NOTES = {
+    "fp32": "",
+    "bf16": " Paddle's eager sides compute in fp32.",
+    "int8": " Ours on ONNX Runtime and OpenVINO compute in int8, Paddle's eager sides in fp32, all others in bf16.",
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ def run(
     threads: int | None = None,
     sides: Sequence[str] = SIDES,
     torch_python: str = sys.executable,
+    options: dict[str, Any] | None = None,
 ) -> tuple[list[Figures], dict[str, str]]:
     """Time every side that is installed.
 
@@ -77,20 +87,27 @@ def run(
         model: A name that timm has, too.
         batches: Pictures per run.
         rounds: Runs of each side that count; one before them warms up.
-        precision: `fp32` or `bf16`; engines without bf16 are left out then, our eager network stays fp32.
+        precision: `fp32`; `bf16`, without the engines that have none, while eager networks in Paddle stay fp32; `int8`,
+            which our export has on ONNX Runtime and OpenVINO, beside all others in bf16.
         threads: CPU threads; None is every core.
         sides: Of SIDES; our export is always there.
         torch_python: Interpreter that has torch and timm.
+        options: Keywords of the network that differ from the name's own.
 
     Returns:
         Figures by batch and side, and for each side that is left out why.
+
+    Raises:
+        ValueError: An unknown precision, side or model, or no round or picture.
     """
     check_choice("precision", precision, PRECISIONS)
     for side in sides:
         check_choice("side", side, SIDES)
+    if rounds < 1 or not batches or min(batches) < 1:
+        raise ValueError(f"rounds is {rounds} and batches is {list(batches)}; each must be at least 1.")
     threads = threads or runtime.cpu_count()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        specs, operations = prepare(model, Path(folder), precision, threads)
+        specs, operations = prepare(model, Path(folder), precision, threads, options or {})
         running: dict[str, Side] = {}
         left_out: dict[str, str] = {}
         for name in dict.fromkeys([OURS, *sides]):
@@ -141,7 +158,9 @@ def figures(
     )
 
 
-def prepare(model: str, folder: Path, precision: str, threads: int) -> tuple[dict[str, dict[str, Any]], float]:
+def prepare(
+    model: str, folder: Path, precision: str, threads: int, options: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], float]:
     """Write one network's weights in every form, and say how each side loads them.
 
     Returns:
@@ -158,28 +177,32 @@ def prepare(model: str, folder: Path, precision: str, threads: int) -> tuple[dic
     from paddlevit.weights.save import save_weights
 
     runtime.pick_device("cpu")
-    network = create_model(model)
+    network = create_model(model, **options)
     disturb(network)
     network.eval()
     shape = (network.preprocessing.channels, *network.preprocessing.image_size)
-    with_onnx = (
-        importlib.util.find_spec("paddle2onnx") is not None and importlib.util.find_spec("onnxruntime") is not None
-    )
-    export_model(network, folder / "export", format="both" if with_onnx else "paddle", precision=precision)
+    with_onnx = all(map(importlib.util.find_spec, ("paddle2onnx", "onnxruntime")))
+    export_model(network, folder / "export", format="both" if with_onnx else "paddle")
     if with_onnx:
         paddle.jit.save(network, str(folder / "plain" / "model"), input_spec=[input_spec(network)])
         convert(paddle_graph(folder / "plain"), folder / "plain" / "model.pdiparams", folder / "plain.onnx")
+        if precision == "int8":
+            pictures = picture_batch(CALIBRATION, shape)
+            export_model(network, folder / "int8", format="onnx", precision="int8", calibration=pictures)
     paddle.save(network.state_dict(), str(folder / "paddle.pdparams"))
     save_weights(network, folder / "timm.safetensors", to="timm")
-    common = {"shape": shape, "threads": threads, "precision": precision, "model": model, "options": {}}
+    others = "bf16" if precision == "int8" else precision
+    common = {"shape": shape, "threads": threads, "precision": others, "model": model, "options": options}
     eager = {**common, "kind": "eager", "weights": str(folder / "paddle.pdparams")}
     timm = {**common, "kind": "timm", "weights": str(folder / "timm.safetensors")}
-    export = {**common, "kind": "export", "folder": str(folder / "export")}
+    export = {**common, "kind": "export", "folder": str(folder / "export"), "engine": "paddle"}
+    onnx = {**export, "folder": str(folder / ("int8" if precision == "int8" else "export")), "precision": precision}
     plain = {**common, "file": str(folder / "plain.onnx")}
     return {
-        OURS: {**export, "engine": "paddle"},
-        "ours, onnxruntime": {**export, "engine": "onnxruntime"},
-        "ours, openvino": {**export, "engine": "openvino"},
+        OURS: export,
+        OURS_FP32: {**export, "precision": "fp32"},
+        "ours, onnxruntime": {**onnx, "engine": "onnxruntime"},
+        "ours, openvino": {**onnx, "engine": "openvino"},
         "ours, eager": {**eager, "tuned": True},
         "Paddle eager, its own settings": {**eager, "tuned": False},
         "timm, torch": {**timm, "compiled": False},
@@ -199,30 +222,34 @@ def disturb(network: Any) -> None:
 
 def missing(side: str, precision: str, torch_python: str) -> str:
     """Why a side cannot take part; empty if it can."""
+    if side == OURS_FP32 and precision == "fp32":
+        return f"it is {OURS!r}"
     for word, module in (("openvino", "openvino"), ("onnx", "onnxruntime")):
-        if word in side.lower() and not all(map(importlib.util.find_spec, (module, "paddle2onnx"))):
-            return f"{module} and paddle2onnx are not both installed"
-    if precision == "bf16" and "onnx" in side.lower():
+        if word in side.lower() and not all(map(importlib.util.find_spec, (module, "paddle2onnx", "onnxruntime"))):
+            return f"{module}, paddle2onnx and onnxruntime are not all installed"
+    int8 = precision == "int8" and side.startswith("ours")
+    if precision != "fp32" and "onnx" in side.lower() and not int8:
         return "it has no bfloat16 on a CPU"
     if side.startswith("timm"):
         code = "import importlib.util as u, sys; sys.exit(not (u.find_spec('timm') and u.find_spec('torch')))"
-        if subprocess.run([torch_python, "-c", code], check=False).returncode:
+        if shutil.which(torch_python) is None or subprocess.run([torch_python, "-c", code], check=False).returncode:
             return f"{torch_python} has no torch and timm (--torch-python names one that has)"
     return ""
 
 
-def report(model: str, results: tuple[list[Figures], dict[str, str]]) -> str:
+def report(model: str, precision: str, results: tuple[list[Figures], dict[str, str]]) -> str:
     """A table of the figures, and why sides are missing."""
     rows, left_out = results
     head = f"{'':32}{'p50 ms':>8}{'p99 ms':>8}{'images/s':>10}{'time/ours':>11}{'of limit':>10}{'MiB':>7}{'cold s':>8}"
     lines = []
     for batch in dict.fromkeys(row.batch for row in rows):
-        lines += [f"{model}, batch {batch}", head]
+        lines += [f"{model}, batch {batch}, {precision}", head]
         for row in (row for row in rows if row.batch == batch):
             lines.append(
-                f"{row.side:32}{1000 * row.p50:8.0f}{1000 * row.p99:8.0f}{batch / row.p50:10.1f}{row.slowness:11.2f}"
+                f"{row.side:32}{1000 * row.p50:8.1f}{1000 * row.p99:8.1f}{batch / row.p50:10.1f}{row.slowness:11.2f}"
                 f"{100 * row.share_of_limit:8.0f} %{row.memory / 2**20:7.0f}{row.cold_start:8.2f}"
             )
+    lines.append(f"of limit: over the best fp32 matrix product of this machine.{NOTES[precision]}")
     lines += [f"{side}: left out, {reason}" for side, reason in left_out.items()]
     largest = max(rows, key=lambda row: row.difference)
     return "\n".join(

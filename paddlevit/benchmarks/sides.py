@@ -7,6 +7,7 @@ and answers every line on its input with one line of JSON.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -151,22 +152,29 @@ def load_openvino(spec: dict[str, Any]) -> Run:
     return run
 
 
+def import_timm() -> Any:
+    """timm, also where torchvision came without compiled kernels: the two that timm asks for are declared."""
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for kernel in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{kernel}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+    return importlib.import_module("timm")
+
+
 def load_timm(spec: dict[str, Any]) -> Run:
     """timm's network on torch, with our weights where there is a file of them."""
     import torch
     from safetensors.torch import load_file
 
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # installed without compiled kernels: timm only needs them declared
-        for kernel in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{kernel}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
-    import timm
-
+    timm = import_timm()
     torch.set_num_threads(spec["threads"])
-    network = timm.create_model(spec["model"], pretrained=False, **spec["options"])
+    options = {"img_size" if key == "image_size" else key: value for key, value in spec["options"].items()}
+    network = timm.create_model(spec["model"], pretrained=False, **options)
     network.load_state_dict(load_file(spec["weights"]), strict=False)
     network.eval()
     bf16 = spec["precision"] == "bf16"
@@ -207,6 +215,18 @@ def products_per_second() -> float:
     return 2 * LIMIT_SIDE**3 / min(measured(lambda: paddle.matmul(a, b)) for _ in range(8))
 
 
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes.
+
+    Linux hands getrusage's figure down to a process from the one that started it, so there it is not asked.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    (line,) = (line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 def main() -> None:
     """Load what the first argument says, answer for one picture, then for every line until the input ends."""
     spec = json.loads(sys.argv[1])
@@ -226,7 +246,7 @@ def main() -> None:
         elif what == "limit":
             answer(products_per_second())
         else:
-            answer(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            answer(peak_memory())
 
 
 if __name__ == "__main__":
