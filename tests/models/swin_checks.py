@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import paddle
-from paddle import nn
 
-from paddlevit.models import create_model
-from tests.golden.fill import fill, image
-from tests.models.checks import fill_by_name, relative_error
-from tests.weights.files import golden
+from tests.models.checks import fill_by_name
 
-
-def our_name(name: str) -> str:
-    """timm's name of a parameter in our words: timm puts a merging before the next stage, the paper after its own."""
-    name = re.sub(r"^layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name)
-    return name.replace("head.fc.", "head.")
-
-
-def golden_error(name: str) -> float:
-    """Relative error of our logits for a golden file made with timm; fails unless every parameter has its value."""
-    meta, reference = golden(name)
-    model = create_model(meta["model"])
-    model.eval()
-    assert sum(int(parameter.size) for parameter in model.parameters()) == meta["params"]
-    linear = {f"{path}.weight" for path, layer in model.named_sublayers() if isinstance(layer, nn.Linear)}
-    state = {}
-    for key, shape in meta["state"].items():
-        value = fill(key, tuple(shape))
-        state[our_name(key)] = value.T if our_name(key) in linear else value
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    assert shapes == {key: value.shape for key, value in state.items()}
-    model.set_state_dict(state)
-    with paddle.no_grad():
-        return relative_error(model(paddle.to_tensor(image(tuple(meta["input"])))).numpy(), reference)
+# timm's names and ours: timm puts a merging before the next stage, the paper after its own.
+TIMM_NAMES = [(rf"^layers\.{stage}\.downsample\.", f"layers.{stage - 1}.downsample.") for stage in (1, 2, 3)]
+TIMM_NAMES += [(r"^head\.fc\.", "head.")]
 
 
 def checkpoint_effect(build, x: paddle.Tensor) -> tuple[int, float]:

@@ -25,8 +25,9 @@ from paddlevit.models.swin import (
 from paddlevit.models.windows import relative_position_index
 from paddlevit.weights import load_weights
 from tests.golden.fill import image
+from tests.golden.making import values as golden_state
 from tests.models import checks, swin_checks
-from tests.weights.files import GOLDEN, golden, golden_state, write
+from tests.weights.files import GOLDEN, golden, write
 
 # 64 pixels are maps of 16 and 8 tokens: windows of 5 have to be padded and are shifted in both stages.
 TOY = dict(image_size=64, num_classes=5, embed_dim=8, depths=(2, 2), num_heads=(2, 4), window_size=5)
@@ -54,7 +55,7 @@ def numpy_map(*shape):
     ],
 )
 def test_golden_logits(name):
-    assert swin_checks.golden_error(name) < 1e-5
+    assert checks.golden_error(name, swin_checks.TIMM_NAMES) < 1e-5
 
 
 def test_golden_logits_of_hugging_face_where_every_stage_needs_padding(tmp_path):

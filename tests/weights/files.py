@@ -15,8 +15,6 @@ import numpy as np
 import paddle
 from safetensors.numpy import save_file
 
-from tests.golden.fill import fill
-
 GOLDEN = Path(__file__).parents[1] / "golden"
 _STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
 
@@ -25,32 +23,6 @@ def golden(name: str):
     """Meta data and logits of a golden file."""
     file = np.load(GOLDEN / f"{name}.npz")
     return json.loads(str(file["meta"])), file["logits"]
-
-
-def golden_state(meta: dict) -> dict[str, np.ndarray]:
-    """The reference's state, in its own names and layout."""
-    kind = meta.get("format")
-    if kind == "npz-jax":
-        return {name: _jax_value(meta["state"], name, shape) for name, shape in meta["state"].items()}
-    if kind == "pdparams-paddlevit":
-        return {
-            name: fill(name, shape[::-1]).T if len(shape) == 2 and name.endswith(".weight") else fill(name, shape)
-            for name, shape in meta["state"].items()
-        }
-    return {name: fill(name, shape) for name, shape in meta["state"].items()}
-
-
-def _jax_value(state: dict, name: str, shape: list[int]) -> np.ndarray:
-    noise = fill(name, shape) / np.float32(0.2)
-    if name.endswith("/scale"):
-        return 1 + np.float32(0.1) * noise
-    if name.startswith(("embedding", "cls")) or "pos_embedding" in name:
-        return np.float32(0.02) * noise
-    if name.endswith("/kernel"):
-        width = state["cls"][-1]
-        hidden = state["Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"][1]
-        return (1.5 / np.sqrt(hidden if "Dense_1" in name else width) * noise).astype(np.float32)
-    return np.float32(0.2) * noise
 
 
 def write(path: Path, state: dict) -> Path:

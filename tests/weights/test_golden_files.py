@@ -9,7 +9,8 @@ import pytest
 from paddlevit.models import create_model
 from paddlevit.weights import load_weights
 from tests.golden.fill import image
-from tests.weights.files import golden, golden_state, write
+from tests.golden.making import values as golden_state
+from tests.weights.files import golden, write
 
 WORDS = {"img_size": "image_size", "num_classes": "num_classes"}
 FILES = [

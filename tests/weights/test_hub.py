@@ -19,7 +19,8 @@ from paddlevit.weights import find_pretrained, hub
 from paddlevit.weights.catalog import PUBLISHED, find_published
 from paddlevit.weights.checkpoint import Checkpoint, write_checkpoint
 from tests.golden.fill import fill
-from tests.weights.files import GOLDEN, golden, golden_state, write
+from tests.golden.making import values as golden_state
+from tests.weights.files import GOLDEN, golden, write
 from tests.weights.test_golden_files import logits
 
 pytest.importorskip("huggingface_hub")

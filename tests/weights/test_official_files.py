@@ -12,7 +12,8 @@ from paddlevit.models import create_model
 from paddlevit.models.foundation import FoundationTransformer
 from paddlevit.weights import load_weights
 from tests.golden.fill import fill
-from tests.weights.files import golden, golden_state, write
+from tests.golden.making import values as golden_state
+from tests.weights.files import golden, write
 from tests.weights.test_golden_files import logits
 
 BUFFERS = "a buffer that is computed here"

@@ -16,8 +16,9 @@ from paddlevit.models.vit import VisualTransformer
 from paddlevit.weights import convert, load_weights, save_weights
 from paddlevit.weights.readers import open_weights
 from tests.golden.fill import fill
+from tests.golden.making import values as golden_state
 from tests.tools import call, one_line
-from tests.weights.files import golden, golden_state, write
+from tests.weights.files import golden, write
 from tests.weights.test_load import build, fresh, values
 from tests.weights.test_official_files import on_disk
 
