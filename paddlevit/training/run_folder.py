@@ -171,24 +171,30 @@ class _LogFile(logging.Handler):
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self.folder, self.path = folder, folder.path / "log.txt"
-        with folder.writing(self.path):
-            self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open as long as the handler)
+        self._absolute = self.path.absolute()
+        self._open()
+
+    def _open(self) -> None:
+        with self.folder.writing(self.path):
+            self._file = open(self._absolute, "ab", buffering=0)  # noqa: SIM115 (open as long as the handler)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append a whole line, or nothing."""
         line = f"{self.format(record)}\n".encode()
+        if self._file.closed:  # other libraries close all handlers when they configure logging
+            self._open()
         with self.folder.writing(self.path):
-            end = self.file.seek(0, os.SEEK_END)
+            end = self._file.seek(0, os.SEEK_END)
             try:
-                if self.file.write(line) < len(line):
+                if self._file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
                 with suppress(OSError):
-                    self.file.truncate(end)
+                    self._file.truncate(end)
                 raise
 
     def close(self) -> None:
-        self.file.close()
+        self._file.close()
         super().close()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import errno
+import io
 import json
+import logging.config
 import os
 import subprocess
 import sys
@@ -14,10 +16,11 @@ import numpy as np
 import pytest
 
 from paddlevit.config import load_config
-from paddlevit.training import RunFolder
+from paddlevit.training import RunFolder, open_log
+from paddlevit.training.run_folder import LOGGER
 from paddlevit.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests.tools import call, one_line
-from tests.training.toy import ROOT, load_tool, write_toy_config
+from tests.training.toy import ROOT, load_tool, toy_config, write_toy_config
 
 RESULTS = ("last.safetensors", "best.safetensors", "history.jsonl", "history.csv")
 
@@ -41,7 +44,7 @@ def test_killed_anywhere_and_resumed_ends_bit_for_bit_the_same(tmp_path, runs):
     command = [sys.executable, "-m", "tests.training.kill_runs", str(tmp_path), str(runs)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]  # Paddle speaks, too
     assert len(rows) == runs
     for row in rows:
         assert row["damage"] == [], row
@@ -233,3 +236,16 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         write_checkpoint(path, Checkpoint({"a": np.ones(3, np.float32)}, {}))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_log_goes_on_when_another_library_closes_all_handlers(tmp_path, monkeypatch):
+    """As logging.config does, which web servers call."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())  # the console's handler outlives the test
+    run = RunFolder(tmp_path / "run")
+    run.start(toy_config())
+    run.log_to_file()
+    LOGGER.info("before")
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+    LOGGER.info("after")
+    open_log()
+    assert [line.split(" ", 2)[2] for line in (run.path / "log.txt").read_text().splitlines()] == ["before", "after"]
