@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": BASE | {"config", "models", "weights", "data", "runtime", "complexity"},
     "inference": BASE | {"config", "models", "weights", "data", "training", "runtime", "complexity"},
     "explain": BASE | {"config", "models", "weights", "data", "complexity"},
-    "serve": BASE | {"data", "inference", "explain", "runtime", "cli"},
+    "serve": {"errors", "preprocessing", "data", "inference", "runtime", "cli"},
     "dev_run": BASE | {"config", "models", "data", "training", "inference", "runtime"},
     "ablation": BASE | {"config", "data", "training"},
     "benchmarks": BASE | {"config", "models", "weights", "data", "training", "inference", "runtime", "complexity"},
