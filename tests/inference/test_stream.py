@@ -177,9 +177,12 @@ def test_names_that_are_no_text(export, tmp_path):
 
 def test_ctrl_c_ends_at_once_and_says_how_to_go_on(export, folder, tmp_path):
     out = tmp_path / "answers.jsonl"
-    command = [sys.executable, "tools/predict.py", str(export), *[str(folder)] * 20]
+    command = [sys.executable, "tools/predict.py", str(export), *[str(folder)] * 200]  # enough for minutes
     command += ["--format", "json", "--output", str(out), "--batch-size", "2", "--threads", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # What a shell starts in the background ignores SIGINT, and so would all that it starts.
+    listen = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", listen, *command]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 60
     while not (out.exists() and out.stat().st_size > 2000) and time.monotonic() < deadline:
