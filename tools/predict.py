@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 failed += bool(answer.error)
         except KeyboardInterrupt:
             if args.output and args.format != "table":
-                print(f"\n{total} pictures are answered in {args.output}; --resume goes on.", file=sys.stderr)
+                file.flush()
+                answered = len(answered_paths(args.output, args.format))
+                print(f"\n{answered} pictures are answered in {args.output}; --resume goes on.", file=sys.stderr)
             return 130
     if failed:
         print(f"{failed} of {total} pictures could not be classified.", file=sys.stderr)
