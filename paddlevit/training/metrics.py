@@ -52,9 +52,15 @@ class Scores(paddle.metric.Metric):
         return (totals[1:] / max(totals[0], 1.0)).tolist()
 
     @staticmethod
-    def hits(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        """How many pictures of a batch are classified right."""
-        return (logits.argmax(axis=-1) == labels.reshape([-1])).sum()
+    def hits(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+        """How many pictures of a batch are classified right; of a mixed one, its larger part counts.
+
+        Args:
+            logits: float [B, K].
+            targets: int64 [B], or float [B, K] as mixing makes them.
+        """
+        mixed = targets.dtype in (paddle.float32, paddle.float64)
+        return (logits.argmax(axis=-1) == (targets.argmax(axis=-1) if mixed else targets.reshape([-1]))).sum()
 
 
 class ClassificationScores(Scores):

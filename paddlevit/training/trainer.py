@@ -169,7 +169,7 @@ class Trainer(paddle.Model):
                     f" (update {progress.update + 1}, learning rate {self._next_rate():.3g})."
                 )
             (loss * ((progress.loss_scale or 1.0) / window)).backward()
-        self._count(outputs, labels, value)
+        self._count(outputs, targets, value)
         if closes:
             self._update()
         return [value], [[]]
@@ -228,13 +228,13 @@ class Trainer(paddle.Model):
     def _next_rate(self) -> float:
         return self.steps.rate(self.progress.update) * self.rate_factor
 
-    def _count(self, outputs: Any, labels: paddle.Tensor, loss: float) -> None:
-        progress, pictures = self.progress, labels.shape[0]
+    def _count(self, outputs: Any, targets: paddle.Tensor, loss: float) -> None:
+        progress, pictures = self.progress, targets.shape[0]
         progress.batch += 1
         progress.pictures += pictures
         progress.loss_sum += loss * pictures
         if self.scores.counts_hits:
-            progress.hits += int(self.scores.hits(outputs[0] if _is_many(outputs) else outputs, labels))
+            progress.hits += int(self.scores.hits(outputs[0] if _is_many(outputs) else outputs, targets))
 
     def _trained_network(self) -> nn.Layer:
         return self._adapter.ddp_model if self.num_processes > 1 else self.network

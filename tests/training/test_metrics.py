@@ -37,6 +37,17 @@ def test_classes():
     assert result["top5"] == pytest.approx((ranks[:, :5] == labels[:, None]).any(-1).mean())
 
 
+def test_of_a_mixed_picture_the_larger_part_counts():
+    larger, smaller = RNG.integers(0, K, N), RNG.integers(0, K, N)
+    larger[:9] = LOGITS[:9].argmax(-1)
+    smaller[9:] = LOGITS[9:].argmax(-1)
+    expected = (LOGITS.argmax(-1) == larger).sum()
+    mixed = (0.6 * np.eye(K)[larger] + 0.4 * np.eye(K)[smaller]).astype(np.float32)
+    hits = build_scores("classes").hits
+    assert 9 <= hits(paddle.to_tensor(LOGITS), paddle.to_tensor(mixed)) == expected < N
+    assert hits(paddle.to_tensor(LOGITS), paddle.to_tensor(larger)) == expected
+
+
 def test_multi_label():
     labels = (RNG.random((N, K)) < 0.4).astype(np.float32)
     labels[3] = LOGITS[3] > 0

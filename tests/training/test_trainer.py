@@ -65,6 +65,22 @@ def test_the_window_at_the_epochs_end_is_shorter_but_weighs_as_much():
     np.testing.assert_allclose(weights(parts), weights(whole), atol=1e-7)
 
 
+def test_training_accuracy_is_of_what_the_network_saw():
+    def turned(images: paddle.Tensor, labels: paddle.Tensor, _) -> tuple[paddle.Tensor, paddle.Tensor]:
+        return images, paddle.nn.functional.one_hot((labels + 1) % 5, 5)
+
+    model, images = network(), np.random.default_rng(0).random((6, 3, 16, 16), np.float32)
+    model.eval()
+    with paddle.no_grad():
+        answers = model(paddle.to_tensor(images)).numpy().argmax(-1)
+    trainer = trainer_of(model, mixing=turned)
+    trainer.train_batch(images, (answers - 1) % 5)
+    assert (trainer.progress.hits, trainer.progress.pictures) == (6, 6)
+    trainer = trainer_of(network())
+    trainer.train_batch(images, (answers - 1) % 5)
+    assert trainer.progress.hits == 0
+
+
 def test_the_scaler_leaves_out_updates_that_overflow_and_lowers_the_factor():
     parameter = paddle.create_parameter([3], "float32")
     scaler = LossScaler(scale=8.0, growth_interval=2)
