@@ -13,7 +13,6 @@ from paddlevit.data.images import Picture
 from paddlevit.data.sampler import SampleKey
 from paddlevit.data.transforms import EvalTransform, TrainTransform, ViewsTransform
 
-MAX_WORKERS = 256
 REPLACEMENT_TRIES = 20
 
 
@@ -57,9 +56,7 @@ class ImageDataset(paddle.io.Dataset):
         self.labels, self.class_names, self.paths = source.labels, source.class_names, source.paths
         self.num_classes = len(source.class_names)
         self._least_side = transform.least_side if isinstance(transform, TrainTransform) else None
-        # Shared with the worker processes: which pictures were skipped, and which one each worker is reading.
-        self._skipped = multiprocessing.RawArray("b", len(source.labels))
-        self._reading = multiprocessing.RawArray("q", [-1] * MAX_WORKERS)
+        self._skipped = multiprocessing.RawArray("b", len(source.labels))  # shared with the worker processes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,21 +78,18 @@ class ImageDataset(paddle.io.Dataset):
         self.write(key, values)
         return values, self.labels[key.index]
 
-    def write(self, key: SampleKey, out: np.ndarray, worker: int = 0) -> None:
+    def write(self, key: SampleKey, out: np.ndarray) -> None:
         """Make a sample in place.
 
         Args:
             key: From an EpochSampler.
             out: float32 [C, H, W], overwritten.
-            worker: Number of the process that asks.
 
         Raises:
             ValueError: The picture cannot be read.
         """
         rng = np.random.Generator(np.random.PCG64([self.seed, *key]))
-        self._reading[worker % MAX_WORKERS] = key.index
         image = self._image(key.index, rng)
-        self._reading[worker % MAX_WORKERS] = -1
         if isinstance(self.transform, TrainTransform):
             self.transform(image, rng, out)
         else:
@@ -106,6 +100,11 @@ class ImageDataset(paddle.io.Dataset):
         """[C, H, W] of every sample; [V, C, H, W] where a transform gives V views of a picture."""
         return self.transform.sample_shape
 
+    @property
+    def row_type(self) -> np.dtype:
+        """Of what `write` writes."""
+        return np.dtype((np.float32, self.image_shape))
+
     def describe(self, index: int) -> str:
         """The file of a picture, or its number where there are no files."""
         return f"picture {index}" if self.paths is None else self.paths[index]
@@ -114,11 +113,6 @@ class ImageDataset(paddle.io.Dataset):
     def skipped(self) -> list[str]:
         """The pictures that could not be read so far, in any worker."""
         return [self.describe(index) for index in np.flatnonzero(np.frombuffer(self._skipped, np.int8))]
-
-    @property
-    def being_read(self) -> list[str]:
-        """The pictures that workers have begun and not finished reading."""
-        return [self.describe(index) for index in self._reading if index >= 0]
 
     def _image(self, index: int, rng: np.random.Generator) -> Picture:
         try:

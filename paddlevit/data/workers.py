@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import multiprocessing
 import multiprocessing.connection
@@ -12,18 +13,30 @@ import traceback
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 import numpy as np
 
-from paddlevit.data.dataset import ImageDataset
 from paddlevit.data.sampler import SampleKey
 
 SPARE_BATCHES = 2
 PARENT_CHECK = 5.0
 Task = tuple[int, list[SampleKey]]
+
+
+class Writer(Protocol):
+    """A dataset that writes its samples into memory which somebody else made."""
+
+    row_type: np.dtype
+    """Of one sample: floats of a shape, or a record of several parts."""
+
+    def write(self, key: SampleKey, out: np.ndarray) -> None:
+        """Make a sample in place; ValueError when there is none."""
+
+    def describe(self, index: int) -> str:
+        """What to call a sample in a message."""
 
 
 class WorkerPool:
@@ -33,18 +46,27 @@ class WorkerPool:
     is an anonymous shared mapping: it needs no room in /dev/shm, which containers keep small.
 
     Args:
-        dataset: The pictures.
+        dataset: What makes the samples.
         batch_size: Largest batch.
         workers: Number of processes; as many batches are made ahead, and two more.
         timeout: Seconds without any result after which the files being read are named; 0 waits for ever.
+        initializer: Called first in every worker.
     """
 
-    def __init__(self, dataset: ImageDataset, batch_size: int, workers: int, timeout: float) -> None:
+    def __init__(
+        self,
+        dataset: Writer,
+        batch_size: int,
+        workers: int,
+        timeout: float,
+        initializer: Optional[Callable[[], None]] = None,
+    ) -> None:
         self.dataset, self.timeout = dataset, timeout or None
         self.slots = workers + SPARE_BATCHES
-        shape = (self.slots, batch_size, *dataset.image_shape)
-        memory = mmap.mmap(-1, int(np.prod(shape)) * 4)
-        self.images = np.frombuffer(memory, np.float32).reshape(shape)  # [slots, B, C, H, W]
+        self.rows = shared_array((self.slots, batch_size), dataset.row_type)  # [slots, B, ...]
+        # Which sample each worker is making; -1 while it waits.
+        self.making = shared_array((workers,), np.dtype(np.int64))
+        self.making[:] = -1
         self.errors: dict[int, BaseException] = {}
         self.under_way: set[int] = set()
         self.processes: list[Any] = []
@@ -52,10 +74,11 @@ class WorkerPool:
         context = multiprocessing.get_context("fork")
         for number in range(workers):
             ours, theirs = context.Pipe()
-            arguments = (dataset, self.images, theirs, number, os.getpid())
+            arguments = (dataset, self.rows, self.making[number : number + 1], theirs, os.getpid(), initializer)
             process = context.Process(target=_work, args=arguments, daemon=True, name=f"paddlevit-data-{number}")
             with warnings.catch_warnings():
-                # Python 3.12 warns of forking beside threads; the child touches neither them nor Paddle.
+                # Python 3.12 warns of forking beside threads; the child touches neither them nor, for our own
+                # datasets, Paddle.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
             theirs.close()
@@ -70,10 +93,10 @@ class WorkerPool:
             requests: The keys of each batch.
 
         Yields:
-            The keys and float32 [B, C, H, W], which is overwritten after the next batch is taken.
+            The keys and the rows [B, ...], which are overwritten after the next batch is taken.
 
         Raises:
-            ValueError: A picture cannot be read.
+            ValueError: A sample cannot be made.
             OSError: A worker died, or nothing came in time.
         """
         while self.under_way:  # batches of an iteration that was left early
@@ -109,17 +132,17 @@ class WorkerPool:
             self._receive()
         if slot in self.errors:
             raise self.errors.pop(slot)
-        return keys, self.images[slot, : len(keys)]
+        return keys, self.rows[slot, : len(keys)]
 
     def _receive(self) -> None:
         """Wait for one or more results; OSError when there will be none."""
         sentinels = {process.sentinel: process for process in self.processes}
         ready = multiprocessing.connection.wait([*self.connections, *sentinels], self.timeout)
         if not ready:
-            files = self.dataset.being_read
+            busy = self._busy()
             self.close()
             raise TimeoutError(
-                f"No data came for {self.timeout:g} seconds while reading {', '.join(files) or 'no file'}. Is the "
+                f"No data came for {self.timeout:g} seconds while reading {busy}. Is the "
                 "file system up? data.timeout sets how long to wait."
             )
         received = False
@@ -133,18 +156,38 @@ class WorkerPool:
                         self.errors[slot] = error
         dead = [sentinels[place] for place in ready if place in sentinels]
         if dead and not received:
-            files = self.dataset.being_read
+            busy = self._busy()
             self.close()
             raise OSError(
-                f"A data worker died ({_cause(dead[0].exitcode)}) while reading {', '.join(files) or 'no file'}. "
+                f"A data worker died ({_cause(dead[0].exitcode)}) while reading {busy}. "
                 "Use fewer data.num_workers if memory is short; 0 reads in the main process."
             )
 
+    def _busy(self) -> str:
+        """What the workers are making."""
+        return ", ".join(self.dataset.describe(index) for index in self.making.tolist() if index >= 0) or "no file"
 
-def _work(dataset: ImageDataset, images: np.ndarray, connection: Connection, worker: int, parent: int) -> None:
+
+def shared_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros of that shape, which processes forked later share."""
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    flat = np.frombuffer(memory, dtype)
+    return flat.reshape(*shape, *flat.shape[1:])
+
+
+def _work(
+    dataset: Writer,
+    rows: np.ndarray,
+    making: np.ndarray,
+    connection: Connection,
+    parent: int,
+    initializer: Optional[Callable[[], None]],
+) -> None:
     """The life of a worker: fill the batches that are asked for until told to stop or left alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which then ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if initializer is not None:
+        initializer()
     while True:
         if not connection.poll(PARENT_CHECK):
             if os.getppid() != parent:
@@ -159,12 +202,14 @@ def _work(dataset: ImageDataset, images: np.ndarray, connection: Connection, wor
         slot, keys = task
         error: Optional[BaseException] = None
         try:
-            for row, key in enumerate(keys):
-                dataset.write(key, images[slot, row], worker)
+            for key, row in zip(keys, rows[slot]):
+                making[0] = key.index
+                dataset.write(key, row)
         except ValueError as caught:
             error = ValueError(str(caught))
         except Exception:  # A fault of ours or of a user's transform: its traceback goes to the training process.
             error = RuntimeError(f"A data worker failed:\n{traceback.format_exc()}")
+        making[0] = -1
         connection.send((slot, error))
 
 

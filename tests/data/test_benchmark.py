@@ -11,7 +11,7 @@ from paddlevit.benchmarks.data import STAGES, report, run
 
 
 def test_every_stage_of_every_side_is_measured():
-    results = run(count=4, rounds=1, batch_size=2, workers=1)
+    results = run(count=4, rounds=1, batch_size=2, workers=0)  # Paddle's own workers hang now and then
     medians, ratios = results
     assert {"ours", "paddle.vision.transforms"} <= set(medians) == set(ratios)
     for stages in (*medians.values(), *ratios.values()):
