@@ -17,7 +17,8 @@ from typing import Any
 import paddle
 
 from paddlevit.config import Config, dump_config
-from paddlevit.weights.checkpoint import SUFFIX, Checkpoint, read_checkpoint, write_atomically, write_checkpoint
+from paddlevit.weights.checkpoint import SUFFIX, Checkpoint, read_checkpoint, write_checkpoint
+from paddlevit.weights.files import write_atomically
 
 LOGGER = logging.getLogger("paddlevit")
 

@@ -7,16 +7,16 @@ preprocessing, so that a checkpoint is all that evaluation, prediction and expor
 from __future__ import annotations
 
 import json
-import os
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from paddlevit.weights.files import TensorType, whole_file, write_safetensors_head
 
 FORMAT = "paddlevit-checkpoint-1"
 SUFFIX = ".safetensors"
@@ -56,49 +56,10 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         for name, array in getattr(checkpoint, part).items()
     }
     metadata = {"format": FORMAT, "meta": json.dumps(checkpoint.meta), "crc32": str(_checksum(tensors))}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # aligned, as the format asks
-    for name in names:
-        start, end = end, end + tensors[name].nbytes
-        kind = _TYPES[tensors[name].dtype.name]
-        header[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    kinds = {name: TensorType(_TYPES[one.dtype.name], one.itemsize, one.shape) for name, one in tensors.items()}
     with whole_file(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
+        for name in write_safetensors_head(file, kinds, metadata):
             file.write(tensors[name].reshape(-1).view(np.uint8).data)
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write `content` to a file that is either whole or not there."""
-    with whole_file(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file that gets its name only when everything is in it and on the disk.
-
-    Args:
-        path: Its name; an older file is replaced.
-
-    Raises:
-        OSError: It cannot be written; an older file of that name is untouched, and nothing is left behind.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path, parts: Iterable[str] = _PARTS) -> Checkpoint:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import math
-import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +26,7 @@ from paddlevit.weights.dialects import (
     to_theirs,
     whole_shape,
 )
+from paddlevit.weights.files import TensorType, whole_file, write_safetensors_head
 from paddlevit.weights.load import Weights
 from paddlevit.weights.readers import SAFETENSORS_TYPES
 from paddlevit.weights.report import LoadReport, shorten
@@ -227,36 +225,13 @@ def _write(path: Path, arrays: Mapping[str, LazyArray], to: str) -> None:
     if to == "paddlevit":
         writers[".pdparams"] = _write_pdparams
     check_choice("the suffix of the output", path.suffix, writers)
-    with _whole_file(path) as file:
+    with whole_file(path) as file:
         writers[path.suffix](file, arrays, to)
 
 
-@contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name only when everything is in it and on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_safetensors(file: BinaryIO, arrays: Mapping[str, LazyArray], to: str) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "paddle" if to == "paddlevit" else "pt"}}
-    end = 0
-    names = sorted(arrays, key=lambda name: (-_item_size(arrays[name]), name))  # aligned, as the format asks
-    for name in names:
-        start, end = end, end + arrays[name].size * _item_size(arrays[name])
-        entry = dict(dtype=_TYPE_NAMES[arrays[name].stored], shape=list(arrays[name].shape), data_offsets=[start, end])
-        header[name] = entry
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name in names:
+    kinds = {name: TensorType(_TYPE_NAMES[one.stored], _item_size(one), one.shape) for name, one in arrays.items()}
+    for name in write_safetensors_head(file, kinds, {"format": "paddle" if to == "paddlevit" else "pt"}):
         file.write(_stored_values(arrays[name]).data)
 
 

@@ -25,7 +25,8 @@ runtime.prepare(1)
 
 from paddlevit.training import run_folder  # noqa: E402
 from paddlevit.training.trainer import Trainer  # noqa: E402
-from paddlevit.weights import checkpoint as checkpoints  # noqa: E402
+from paddlevit.weights import files  # noqa: E402
+from paddlevit.weights.checkpoint import read_checkpoint  # noqa: E402
 from tests.training.toy import load_tool, write_toy_config  # noqa: E402
 
 BATCHES = 18  # 3 epochs of 6
@@ -87,9 +88,9 @@ def at_write(number: int, where: str) -> None:
         if len(seen) >= number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints.os.fsync = sync
+    files.os.fsync = sync
     if where == "renamed":
-        checkpoints.os.replace = replace
+        files.os.replace = replace
 
 
 def fill_disk(room: int) -> None:
@@ -110,7 +111,7 @@ def fill_disk(room: int) -> None:
             return builtins.open(path, mode, buffering, **options)
         return OnDisk(path, mode) if buffering == 0 else io.BufferedWriter(OnDisk(path, mode))
 
-    checkpoints.open = run_folder.open = open_on_disk
+    files.open = run_folder.open = open_on_disk
 
 
 def killed_run(how: str, place: int, arguments: list[str], folder: Path) -> None:
@@ -150,7 +151,7 @@ def damage(folder: Path) -> list[str]:
     for file in folder.iterdir() if folder.exists() else ():
         try:
             if file.suffix == ".safetensors" and not file.name.startswith("."):
-                checkpoints.read_checkpoint(file)
+                read_checkpoint(file)
             elif file.name == "history.jsonl":
                 list(map(json.loads, file.read_text().splitlines()))
             elif file.name == "log.txt" and not file.read_text().endswith("\n") and file.stat().st_size:

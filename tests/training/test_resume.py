@@ -98,7 +98,7 @@ def test_whatever_does_not_fit_on_the_disk_is_named_with_the_way_on(tmp_path, mo
     with monkeypatch.context() as patch:
         if name == "log.txt":
             Path("run/log.txt").symlink_to("/dev/full")  # the real thing
-        patch.setattr("paddlevit.weights.checkpoint.open", refuse, raising=False)
+        patch.setattr("paddlevit.weights.files.open", refuse, raising=False)
         patch.setattr("os.link", no_second_names)
         said = one_line(call("train", *command))
     if name == "log.txt":
