@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from paddlevit.benchmarks import infer
 from paddlevit.benchmarks.infer import NOTES, OURS, OURS_FP32, SIDES, Figures, figures, in_turn, missing, report, run
 from paddlevit.benchmarks.sides import ROOT, Side
 
@@ -36,6 +37,26 @@ def test_sides_run_in_turn_and_the_first_round_does_not_count():
     sides = {name: FakeSide(name, seconds, asked) for name, seconds in (("a", [9, 1, 2]), ("b", [8, 3, 4]))}
     assert in_turn(sides, 5, 2) == {"a": [1, 2], "b": [3, 4]}
     assert asked == ["a 5", "b 5"] * 3
+
+
+def test_the_cold_start_is_a_median(monkeypatch):
+    made: list[FakeSide] = []
+
+    class Starting(FakeSide):
+        def __init__(self, spec: dict, python: str) -> None:
+            super().__init__(python, [], [])
+            self.cold_start, self.running = [9.0, 1.0, 2.0][len(made)], True
+            made.append(self)
+
+        def __enter__(self) -> FakeSide:
+            return self
+
+        def __exit__(self, *_) -> None:
+            self.running = False
+
+    monkeypatch.setattr(infer, "Side", Starting)
+    assert infer.started({}, "python").cold_start == 2.0
+    assert [side.running for side in made] == [False, False, True]
 
 
 def test_figures_are_medians_of_rounds():
