@@ -28,9 +28,10 @@ from paddle.nn import functional
 
 from paddlevit.models.vit import Attention
 
-PIECE = 1 << 15  # numbers worked on at a time: a few arrays of as many fit into a core's cache
-PIECES_PER_THREAD = 4  # fewer are not worth waking a thread for
-DENSITY = np.float32(1.0 / math.sqrt(2.0 * math.pi))
+# Numbers worked on at a time: few enough that some arrays of as many stay in a core's cache, and enough that threads
+# compute for longer than they wait for each other between two of NumPy's functions.
+PIECE = 1 << 18
+LOG_DENSITY = np.float32(-0.5 * math.log(2.0 * math.pi))  # of a normal distribution, at its mean
 SAFE_SCORE = 30.0  # exp of this, summed over any number of tokens, and one over it are far from float32's limits
 
 
@@ -57,9 +58,10 @@ def _in_pieces(work: Callable[..., None], rows: int, width: int, num_scratch: in
         width: Numbers in a row.
         num_scratch: How many such arrays.
     """
-    step = min(max(PIECE // width, 1), rows)
+    count = min(-(-rows * width // PIECE), rows)
+    step = -(-rows // (count + (count > 1) * count % 2))  # an even number of pieces, shared fairly by two threads
     pieces = [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
-    threads = max(min(_num_threads(), len(pieces) // PIECES_PER_THREAD), 1)
+    threads = min(_num_threads(), len(pieces))
 
     def share(number: int) -> None:
         scratch = np.empty((num_scratch, step, width), np.float32)
@@ -92,9 +94,15 @@ def _rows(x: paddle.Tensor) -> paddle.Tensor:
     return x.reshape([-1, x.shape[-1]])
 
 
+@functools.lru_cache(maxsize=16)
+def _ones(count: int) -> paddle.Tensor:
+    """[1, M]; making them takes as long as the product that they are made for."""
+    return paddle.to_tensor(np.ones((1, count), np.float32), place=paddle.CPUPlace())
+
+
 def _sum_rows(x: paddle.Tensor) -> paddle.Tensor:
     """[M, D] -> [D]."""
-    return paddle.matmul(paddle.ones([1, x.shape[0]], x.dtype), x).reshape([-1])
+    return paddle.matmul(_ones(x.shape[0]), x).reshape([-1])
 
 
 def _row_sums(rows: np.ndarray, factors: np.ndarray) -> np.ndarray:
@@ -102,19 +110,17 @@ def _row_sums(rows: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return np.einsum("md,md->m", rows, factors)[:, None]
 
 
+def _products(rows: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """[M, D], [D] -> [M, 1], each row times the factors."""
+    return np.einsum("md,d->m", rows, factors)[:, None]
+
+
 class _LinearGradient(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, bias)]
-        out = paddle.matmul(x, weight)
-        outs, biases = _values(out), _values(bias)
-
-        def add(piece: slice) -> None:
-            outs[piece] += biases
-
-        _in_pieces(add, *outs.shape)
-        return out
+        return paddle.addmm(bias.reshape([1, -1]), _rows(x), weight).reshape([*x.shape[:-1], -1])
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> tuple:
@@ -139,30 +145,31 @@ class _LayerNormGradient(PyLayer):
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> tuple:
         x, weight = ctx.saved_tensor()
-        width = x.shape[-1]
-        to_x, product = paddle.empty_like(gradient), paddle.empty_like(gradient)
-        values, gradients, scale = _values(x), _values(gradient), _values(weight)
-        outs, products, mean_scale = _values(to_x), _values(product), scale / np.float32(width)
-        means = _values(paddle.matmul(_rows(x), paddle.full([width, 1], 1.0 / width)))  # [M, 1]
-        mean_gradients = _values(paddle.matmul(_rows(gradient), weight.reshape([-1, 1]) / width))  # [M, 1]
+        to_x, width = paddle.empty_like(gradient), np.float32(x.shape[-1])
+        values, gradients, outs, scale = _values(x), _values(gradient), _values(to_x), _values(weight)[0]
+        share, epsilon = np.full_like(scale, 1.0 / width), np.float32(ctx.epsilon)
+        sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
         def work(piece: slice, normal: np.ndarray) -> None:
             # For the normalised n and g, the gradient times the weight: (g - mean(g) - n * mean(n * g)) / deviation
-            out = outs[piece]
-            np.subtract(values[piece], means[piece], out=normal)
-            inverse = 1.0 / np.sqrt(_row_sums(normal, normal) / np.float32(width) + np.float32(ctx.epsilon))
-            np.multiply(gradients[piece], inverse, out=out)
-            np.multiply(out, normal, out=products[piece])
-            out *= scale
-            out -= mean_gradients[piece] * inverse
-            normal *= np.einsum("md,d->m", products[piece], mean_scale[0])[:, None] * inverse * inverse
+            given, out = gradients[piece], outs[piece]
+            np.subtract(values[piece], _products(values[piece], share), out=normal)
+            inverse = 1.0 / np.sqrt(_row_sums(normal, normal) / width + epsilon)
+            normal *= inverse
+            np.multiply(given, normal, out=out)
+            sums[piece.start] = out.sum(axis=0), given.sum(axis=0)
+            normal *= _products(out, scale / width)
+            np.multiply(given, scale, out=out)
             out -= normal
+            out -= _products(given, scale / width)
+            out *= inverse
 
-        _in_pieces(work, len(values), values.shape[1], num_scratch=1)
+        _in_pieces(work, *values.shape, num_scratch=1)
+        to_weight, to_bias = np.sum([sums[first] for first in sorted(sums)], axis=0)
         return (
             to_x if ctx.wanted[0] else None,
-            _sum_rows(_rows(product)) if ctx.wanted[1] else None,
-            _sum_rows(_rows(gradient)) if ctx.wanted[2] else None,
+            paddle.to_tensor(to_weight, place=weight.place) if ctx.wanted[1] else None,
+            paddle.to_tensor(to_bias, place=weight.place) if ctx.wanted[2] else None,
         )
 
 
@@ -175,14 +182,13 @@ class _GeluGradient(PyLayer):
 
         def work(piece: slice, density: np.ndarray) -> None:
             value, derivative = values[piece], shares[piece]
+            np.square(outs[piece], out=density)
+            np.subtract(LOG_DENSITY, density, out=density)
+            np.exp(density, out=density)
+            density *= value
             derivative *= np.float32(0.5)
             derivative += np.float32(0.5)  # so far the share of a normal distribution that lies below the value
             np.multiply(value, derivative, out=outs[piece])
-            np.multiply(value, value, out=density)
-            density *= np.float32(-0.5)
-            np.exp(density, out=density)
-            density *= DENSITY
-            density *= value
             derivative += density
 
         _in_pieces(work, len(values), values.shape[1], num_scratch=1)

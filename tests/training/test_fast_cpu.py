@@ -37,7 +37,6 @@ LAYERS = {
 def many_pieces(monkeypatch):
     """Toy sizes are cut into pieces for several threads, as real ones are."""
     monkeypatch.setattr(fast_cpu, "PIECE", 64)
-    monkeypatch.setattr(fast_cpu, "PIECES_PER_THREAD", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
 
