@@ -30,7 +30,7 @@ from paddlevit.models.vit import Attention
 
 # Numbers worked on at a time: few enough that some arrays of as many stay in a core's cache, and enough that threads
 # compute for longer than they wait for each other between two of NumPy's functions.
-PIECE = 1 << 18
+PIECE = 1 << 17
 LOG_DENSITY = np.float32(-0.5 * math.log(2.0 * math.pi))  # of a normal distribution, at its mean
 SAFE_SCORE = 30.0  # exp of this, summed over any number of tokens, and one over it are far from float32's limits
 
