@@ -164,7 +164,7 @@ class _LayerNormGradient(PyLayer):
             out -= _products(given, scale / width)
             out *= inverse
 
-        _in_pieces(work, *values.shape, num_scratch=1)
+        _in_pieces(work, len(values), values.shape[1], num_scratch=1)
         to_weight, to_bias = np.sum([sums[first] for first in sorted(sums)], axis=0)
         return (
             to_x if ctx.wanted[0] else None,

@@ -45,7 +45,7 @@ def test_the_cold_start_is_a_median(monkeypatch):
     class Starting(FakeSide):
         def __init__(self, spec: dict, python: str) -> None:
             super().__init__(python, [], [])
-            self.cold_start, self.running = [9.0, 1.0, 2.0][len(made)], True
+            self.cold_start, self.running = [9.0, 2.0, 1.0][len(made)], True
             made.append(self)
 
         def __enter__(self) -> FakeSide:

@@ -254,6 +254,21 @@ def test_tensors_of_a_dataset_are_as_good_as_arrays():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+def test_workers_leave_the_gpu_to_the_training(monkeypatch, workers):
+    """It cannot be used after a fork, and a user's dataset may make tensors."""
+    devices: list[str] = []
+
+    class Watching(Users):
+        def __getitem__(self, index):
+            return index, devices.count("cpu")
+
+    monkeypatch.setattr(paddle, "set_device", devices.append)
+    for _, counted in build_loader(Watching(), EpochSampler(COUNT, 4), workers):
+        assert (counted.numpy() == workers).all()
+    assert devices == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_whose_samples_do_not_go_together(workers):
     loader = build_loader(Tensors((np.zeros((2, 3), np.float32), 1)), EpochSampler(COUNT, 4), workers)
     message = r"sample 13 of Tensors is float32 \[2, 3\], int64 \[\], but sample 0 is float32 \[2, 2\], int64 \[\]"
