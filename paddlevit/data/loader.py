@@ -41,6 +41,7 @@ class IndexedDataset(paddle.io.Dataset):
 
         Raises:
             ValueError: They are no list of arrays.
+            RuntimeError: The user's code raised a ValueError, which would pass for a bad picture.
         """
         before = random.getstate(), np.random.get_state()
         seeds = np.random.SeedSequence([self.seed, *key]).generate_state(2)
@@ -48,6 +49,8 @@ class IndexedDataset(paddle.io.Dataset):
         random.seed(int(seeds[1]))
         try:
             sample = self.dataset[key.index]
+        except ValueError as error:
+            raise RuntimeError(f"{self.describe(key.index)} could not be made: {error}") from error
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 
 import numpy as np
 import paddle
@@ -251,6 +252,22 @@ class Tensors(Users):
 def test_tensors_of_a_dataset_are_as_good_as_arrays():
     for images, labels in build_loader(Tensors(), EpochSampler(COUNT, 4), 2):
         assert np.array_equal(images.numpy(), np.tile(labels.numpy()[:, None, None], (1, 2, 2)))
+
+
+class Faulty(Users):
+    """With a mistake in its code."""
+
+    def __getitem__(self, index):
+        return np.zeros(3) + np.zeros(3 if index < 13 else 4), index
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fault_in_a_users_dataset_can_be_found(workers):
+    loader = build_loader(Faulty(), EpochSampler(COUNT, 4), workers)
+    with pytest.raises(RuntimeError, match="sample 13 of Faulty could not be made: operands could not be") as error:
+        list(loader)
+    shown = "".join(traceback.format_exception(error.type, error.value, error.tb))
+    assert "np.zeros(3 if index < 13 else 4)" in shown
 
 
 @pytest.mark.parametrize("workers", [0, 1])
