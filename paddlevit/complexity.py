@@ -18,6 +18,8 @@ from paddle import nn
 
 from paddlevit.hooks import watch
 
+SWIN_WINDOW = 7
+
 
 @dataclass
 class LayerCost:
@@ -104,9 +106,14 @@ def format_table(rows: Sequence[LayerCost]) -> str:
     return "\n".join([align(head), rule, *map(align, lines[:-1]), rule, align(lines[-1])])
 
 
-def format_sizes(points: Sequence[SizePoint], window_size: int) -> str:
-    """The points of `attention_over_sizes` as an aligned table in billions of multiply-adds."""
-    head = ("image size", "attention, counted", "4hwC^2 + 2(hw)^2C", f"4hwC^2 + 2*{window_size}^2*hwC", "whole model")
+def format_sizes(points: Sequence[SizePoint], windows: str) -> str:
+    """The points of `attention_over_sizes` as an aligned table in billions of multiply-adds.
+
+    Args:
+        points: The rows.
+        windows: The side of the windows, as the formula's heading names it.
+    """
+    head = ("image size", "attention, counted", "4hwC^2 + 2(hw)^2C", f"4hwC^2 + 2*{windows}^2*hwC", "whole model")
     lines = [
         (str(point.image_size), *(f"{count / 1e9:.3f} G" for count in dataclasses.astuple(point)[1:]))
         for point in points
@@ -189,9 +196,11 @@ class SizePoint:
 
 
 def attention_over_sizes(
-    build: Callable[[int], nn.Layer], image_sizes: Sequence[int], in_channels: int = 3, window_size: int = 7
+    build: Callable[[int], nn.Layer], image_sizes: Sequence[int], in_channels: int = 3
 ) -> list[SizePoint]:
     """Count a model's self-attention at several image sizes, beside both formulas.
+
+    The windowed formula takes the layer's own window, or Swin's where it has none.
 
     Attention without a softmax (T2T-ViT's performer) and a single learned query (SigLIP) are left out.
 
@@ -199,7 +208,6 @@ def attention_over_sizes(
         build: Makes the model for an image size; it is called under `paddle.LazyGuard`.
         image_sizes: Height and width of the square pictures.
         in_channels: Channels of the pictures.
-        window_size: M of the windowed formula.
 
     Returns:
         One point per size.
@@ -208,16 +216,17 @@ def attention_over_sizes(
     for size in image_sizes:
         with paddle.LazyGuard():
             model = build(size)
-        rows = _walk(model, [1, in_channels, size, size])
+        layers, rows = dict(model.named_sublayers()), _walk(model, [1, in_channels, size, size])
         counted = global_formula = window_formula = 0
         for name in rows:
             scores = rows.get(f"{name}.softmax")
             if scores is None or scores.output_shape[-2] != scores.output_shape[-1]:
                 continue
             counted += sum(row.multiply_adds for key, row in rows.items() if f"{key}.".startswith(f"{name}."))
-            tokens, dim = math.prod(rows[name].input_shape[:-1]), rows[name].input_shape[-1]
+            *shape, dim = rows[name].output_shape
+            tokens, side = math.prod(shape), getattr(layers[name], "window_size", SWIN_WINDOW)
             global_formula += global_attention_formula(tokens, dim)
-            window_formula += window_attention_formula(tokens, dim, window_size)
+            window_formula += window_attention_formula(tokens, dim, side)
         total = sum(row.multiply_adds for row in rows.values())
         points.append(SizePoint(size, counted, global_formula, window_formula, total))
     return points

@@ -161,10 +161,10 @@ def test_counted_attention_meets_its_formula():
 def test_counted_window_attention_meets_its_formula():
     def swin(size):
         return SwinTransformer(
-            size, in_channels=1, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4, num_classes=2
+            size, in_channels=1, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=(4, 2), num_classes=2
         )
 
-    for point in attention_over_sizes(swin, [32, 64], in_channels=1, window_size=4):
+    for point in attention_over_sizes(swin, [32, 64], in_channels=1):
         assert point.counted == point.window_formula < point.total
         assert point.counted <= point.global_formula
 
@@ -181,3 +181,14 @@ def test_only_self_attention_is_compared_with_the_formulas():
     for build, tokens in ((siglip, 16), (t2t, 5)):
         (point,) = attention_over_sizes(build, [32])
         assert point.counted == point.global_formula == global_attention_formula(tokens, 16)
+
+
+def test_the_formulas_take_the_inner_width_of_tokens_to_token_attention():
+    def t2t(size):
+        return T2TViT(size, embed_dim=16, depth=1, num_heads=2, token_dim=8, num_classes=2, token_type="transformer")
+
+    (point,) = attention_over_sizes(t2t, [32])
+    assert point.counted > point.global_formula  # the first projections are from wider tokens
+    assert point.global_formula == sum(
+        global_attention_formula(tokens, width) for tokens, width in ((64, 8), (16, 8), (5, 16))
+    )

@@ -56,18 +56,18 @@ def show_sizes(network: Any, image_sizes: Sequence[int], plot: Path | None) -> N
     from paddlevit.models import create_model
 
     options = {key: value for key, value in network.model_options.items() if key != "image_size"}
-    window = next((layer.window_size for layer in network.sublayers() if hasattr(layer, "window_size")), 7)
+    sides = sorted({layer.window_size for layer in network.sublayers() if hasattr(layer, "window_size")}) or [complexity.SWIN_WINDOW]
+    windows = str(sides[0]) if len(sides) == 1 else "M"
     points = complexity.attention_over_sizes(
         lambda size: create_model(network.model_name, image_size=size, **options),
         image_sizes,
         network.preprocessing.channels,
-        window,
     )
-    print(complexity.format_sizes(points, window))
+    print(complexity.format_sizes(points, windows))
     if plot:
         from paddlevit.explain.plots import draw_complexity
 
-        draw_complexity(points, plot, network.model_name, window)
+        draw_complexity(points, plot, network.model_name, windows)
         print(f"Drawn in {plot}.")
 
 

@@ -206,22 +206,23 @@ def draw_distances(distances: np.ndarray, path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_complexity(points: Sequence[SizePoint], path: Path, title: str, window_size: int = 7) -> None:
+def draw_complexity(points: Sequence[SizePoint], path: Path, title: str, windows: str = "7") -> None:
     """What attention costs over the image size: counted, and by both formulas of the Swin paper, as a PNG.
 
     Args:
         points: Of `complexity.attention_over_sizes`.
         path: Where to write.
         title: The model's name.
-        window_size: M of the windowed formula.
+        windows: M of the windowed formula; `M` where layers differ.
     """
     figure = _figure(6.4, 4.2)
     axis = figure.subplots()
     sizes = [point.image_size for point in points]
+    windows = "each layer's own" if windows == "M" else windows
     lines = [
         ("whole model, counted", "total", dict(color="0.6", marker="s", linestyle=":")),
         (r"global: $4hwC^2 + 2(hw)^2C$", "global_formula", dict(color="#00224e", linestyle="-")),
-        (rf"windows: $4hwC^2 + 2M^2hwC$, M = {window_size}", "window_formula", dict(color="#b59f2d", linestyle="--")),
+        (rf"windows: $4hwC^2 + 2M^2hwC$, M = {windows}", "window_formula", dict(color="#b59f2d", linestyle="--")),
         ("attention, counted", "counted", dict(color="black", marker="o", linestyle="none", fillstyle="none")),
     ]
     for label, field, style in lines:

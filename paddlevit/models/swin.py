@@ -5,8 +5,9 @@ the picture and not with its square. Every second block shifts the windows by ha
 each stage, 2 x 2 neighbours merge into one token of twice the width: four stages give a pyramid of maps.
 
 Any picture size is accepted. The picture is padded with zeros to a multiple of the patch, a map to a multiple of the
-window before it is shifted, and an odd map by a row or column before merging. Hugging Face and the detection code do
-the same; timm shifts first and pads afterwards, which gives other numbers, but only at sizes that need padding.
+window before it is shifted, and an odd map by a row or column before merging; a map with a side no longer than a
+window is not shifted. Hugging Face does the same. timm shifts first and pads afterwards, and shifts along each side by
+itself, which gives other numbers, but only where a map needs padding or has one side no longer than a window.
 
 Shapes: B batch, C image channels, H W height and width of the picture or of a map of tokens, P patch side, N tokens,
 D width, h heads, d = D / h, M window side, nW windows per map, K classes.
@@ -230,7 +231,7 @@ class BasicLayer(nn.Layer):
         depth: Number of blocks.
         num_heads: Attention heads.
         window_size: Window side M.
-        drop_path: Probability of each block.
+        drop_path: Probability of the blocks, one number or one for each.
         block: Builds a block.
         downsample: Builds the merging; None is none.
         use_checkpoint: Recompute each block in backward instead of keeping its activations.
@@ -243,7 +244,7 @@ class BasicLayer(nn.Layer):
         depth: int,
         num_heads: int,
         window_size: int,
-        drop_path: Sequence[float],
+        drop_path: float | Sequence[float] = 0.0,
         block: Callable[..., nn.Layer] = SwinTransformerBlock,
         downsample: Callable[[int], nn.Layer] | None = None,
         use_checkpoint: bool = False,
@@ -252,9 +253,10 @@ class BasicLayer(nn.Layer):
         super().__init__()
         self.use_checkpoint = use_checkpoint
         shifts = [i % 2 * (window_size // 2) for i in range(depth)]
+        probabilities = drop_path if isinstance(drop_path, Sequence) else [drop_path] * depth
         self.blocks = nn.LayerList(
             block(embed_dim, num_heads, window_size, shift, drop_path=probability, **block_options)
-            for shift, probability in zip(shifts, drop_path)
+            for shift, probability in zip(shifts, probabilities)
         )
         self.downsample = None if downsample is None else downsample(embed_dim)
 

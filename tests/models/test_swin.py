@@ -76,7 +76,8 @@ def test_the_articles_shapes():
     tokens, height, width = PatchEmbed()(paddle.zeros([1, 3, 224, 224]))
     assert (list(tokens.shape), height, width) == ([1, 3136, 96], 56, 56)
     assert list(PatchMerging(96)(paddle.zeros([1, 56 * 56, 96]), 56, 56).shape) == [1, 784, 192]
-    layer = BasicLayer(96, 2, 3, 7, [0.0, 0.0], downsample=PatchMerging)
+    layer = BasicLayer(96, 2, 3, 7, drop_path=0.2, downsample=PatchMerging)
+    assert [block.drop_path.probability for block in layer.blocks] == [0.2, 0.2]
     tokens, height, width = layer(paddle.zeros([1, 13 * 20, 96]), 13, 20)
     assert (list(tokens.shape), height, width) == ([1, 7 * 10, 192], 7, 10)
 
