@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -168,7 +169,7 @@ def train(config: Config) -> tuple[list[float], float, str | None]:
         try:
             training.fit(trainer, loader, recorder, console)
         except training.NonFiniteLoss as error:
-            failure = str(error).partition(" Its pictures:")[0]
+            failure = re.split(r" (?:Its pictures:|The last good|There is no checkpoint)", str(error))[0]
     accuracy = [row["val_top1"] for row in recorder.history if "val_top1" in row]
     return accuracy, 1 / len(train_set.class_names), failure
 

@@ -12,6 +12,7 @@ import paddle
 import pytest
 
 from paddlevit.config import Config, config_from_dict, config_to_dict, dump_config, load_config
+from paddlevit.data.policies import build_policy
 from paddlevit.dev_run import fast_dev_run
 from paddlevit.models import create_model, get_spec
 from paddlevit.training import resolve_preprocessing
@@ -40,8 +41,6 @@ def small(config: Config) -> Config:
     options = {**config.model.options, **sizes}
     if config.data.dataset == "digits":
         side, options = config.model.image_size, config.model.options
-    if "pretrained_window_sizes" in get_spec(config.model.name).options:
-        options["pretrained_window_sizes"] = (2, 2, 2, 2)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, num_classes=7, image_size=side, weights=None, options=options),
@@ -93,6 +92,22 @@ def test_its_total_batch_is_what_it_says(path):
     stated = re.search(r"batch (\d+)", path.read_text())
     if stated:
         assert config.data.batch_size * config.train.accumulate == int(stated.group(1))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS if re.search("augreg|simple", path.stem)])
+def test_big_visions_randaugment_always_acts_and_at_the_whole_level(name):
+    text = load_config(f"{CONFIGS[0].parent}/{name}.yaml").augment.auto_augment
+    policy, level = build_policy(text), float(re.match(r"rand-m(\d+)-n2-", text)[1])
+    assert policy._level(level, np.random.default_rng(0)) == level
+    assert {step[1:] for group in policy.groups for step in group} == {(1.0, level)}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if re.match("deit3.*(finetune|384)", path.stem)], ids=lambda path: path.stem
+)
+def test_deit3_is_fine_tuned_at_a_constant_rate(path):
+    config = load_config(path)
+    assert config.schedule.min_lr == config.optimizer.lr == 1e-5
 
 
 def test_it_trains_evaluates_saves_and_exports_as_it_was_trained(path, caplog):

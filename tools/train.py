@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from paddlevit.config import load_config
 
     source = Path(args.config) if args.config else Path(args.resume) / "config.yaml"
+    if args.resume and any(override.partition("=")[0].strip() == "run.output" for override in args.override):
+        raise ValueError(f"--resume goes on in {args.resume}; leave out -o run.output, or resume a copy of the folder.")
     config = load_config(source, args.override)
     runtime.prepare(config.run.threads)
 

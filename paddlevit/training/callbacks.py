@@ -31,6 +31,10 @@ class Interrupted(Exception):
     """A signal asked the run to end; its state is saved."""
 
 
+class NonFiniteState(NonFiniteLoss):
+    """Weights, or what evaluation makes of them, are infinite or not a number; they were not saved."""
+
+
 def evaluate(
     trainer: Trainer, loader: paddle.io.DataLoader, callbacks: Sequence[paddle.callbacks.Callback] = ()
 ) -> dict[str, float]:
@@ -102,6 +106,10 @@ class Recorder(paddle.callbacks.Callback):
         self.folder, self.config, self.sampler, self.val_loader = folder, config, sampler, val_loader
         self.epochs, self.class_names, self.on_row = config.schedule.total_epochs, class_names, on_row
         self.history: list[dict[str, Any]] = []
+        self.data: tuple[Any, ...] = ()
+        """The datasets that `fit` reads."""
+        self.skipped: list[str] = []
+        """Pictures that could not be read up to the last end of an epoch, earlier processes of the run included."""
         self.signal: int | None = None
 
     def resume(self, trainer: Trainer) -> None:
@@ -111,8 +119,12 @@ class Recorder(paddle.callbacks.Callback):
         restore_optimizer(trainer.network, trainer._optimizer, checkpoint.optimizer)
         if trainer.ema is not None:
             trainer.ema.load(checkpoint.ema)
+        first_scale = trainer.progress.loss_scale
         trainer.progress = progress = Progress(**checkpoint.meta["progress"])
-        shares = checkpoint.meta["shares"]
+        if first_scale is None or progress.loss_scale is None:  # one of the two runs is without fp16
+            progress.loss_scale = first_scale
+        shares, own_layout = checkpoint.meta["shares"], self._epoch_layout()
+        layout = checkpoint.meta.get("epoch_layout", own_layout)
         if len(shares) == trainer.num_processes:
             progress.loss_sum, progress.hits, progress.pictures = shares[trainer.rank]
         elif progress.batch:
@@ -120,11 +132,31 @@ class Recorder(paddle.callbacks.Callback):
                 f"{self.folder.path} stopped in mid-epoch with {len(shares)} processes, which shared its batches; go on"
                 f" with as many, not {trainer.num_processes}."
             )
+        if progress.batch and layout != own_layout:
+            was, now = (", ".join(f"{key} {one[key]}" for key in one) for one in (layout, own_layout))
+            raise ValueError(
+                f"{self.folder.path} stopped in mid-epoch with {was}; go on with the same, not with {now}, which can"
+                " change only between epochs."
+            )
         trainer.learning_rate = checkpoint.meta["learning_rate"]
+        self.skipped = checkpoint.meta.get("skipped", [])
         self.history = checkpoint.meta["history"]
         trainer.rate_factor = plateau_factor(self.config.schedule, self.scores_so_far(trainer.scores.main))
         if trainer.rank == 0:
             self.folder.write_history(self.history)
+
+    def _epoch_layout(self) -> dict[str, int]:
+        """What decides where an epoch's batches begin and its updates fall."""
+        config = self.config
+        return {
+            "pictures": self.sampler.dataset_length,
+            "data.batch_size": config.data.batch_size,
+            "train.accumulate": config.train.accumulate,
+        }
+
+    def skipped_so_far(self) -> list[str]:
+        """The pictures that could not be read, over all processes that the run took one after the other."""
+        return sorted({*self.skipped, *(name for data in self.data for name in getattr(data, "skipped", ()))})
 
     def scores_so_far(self, main: str) -> list[float]:
         """The better of raw and averaged weights at each evaluation."""
@@ -176,6 +208,7 @@ class Recorder(paddle.callbacks.Callback):
             self.folder.write_history(self.history)
         # Before the checkpoint: a run killed between the two says it twice, not never.
         LOGGER.info("%s%s", describe_row(row, self.epochs, main), "  best" if improved else "")
+        self._name_skipped()
         self.save(best=improved)
         if model.rank == 0:
             self.folder.keep_epoch(done, self.config.run.keep)
@@ -183,6 +216,13 @@ class Recorder(paddle.callbacks.Callback):
                 self.on_row(row)
         if model.stop_training:
             LOGGER.info("Stopped: %d evaluations without a better %s.", self.config.train.early_stop, main)
+
+    def _name_skipped(self) -> None:
+        new = [name for name in self.skipped_so_far() if name not in self.skipped]
+        if new:
+            more = f" and {len(new) - FILES_NAMED} more" if len(new) > FILES_NAMED else ""
+            LOGGER.info("Could not be read, others were taken: %s%s.", ", ".join(new[:FILES_NAMED]), more)
+        self.skipped += new
 
     def _shares(self) -> list[list[float]]:
         """Of every process: the epoch's sum of losses, its pictures classified right, and its pictures."""
@@ -200,6 +240,10 @@ class Recorder(paddle.callbacks.Callback):
                 scores["ema"] = evaluate(model, self.val_loader, [_Watch(self._stop_if_asked)])
         for part, values in scores.items():
             row.update({f"{part}_{name}": value for name, value in values.items()})
+            if not np.isfinite(values["loss"]):
+                raise NonFiniteState(
+                    f"The {part} loss is {values['loss']} after epoch {row['epoch']}. {way_back(self.folder)}"
+                )
         best = max(values[model.scores.main] for values in scores.values())
         improved = best > model.progress.best_score
         if improved:
@@ -210,6 +254,9 @@ class Recorder(paddle.callbacks.Callback):
         """Write `last`, and `best` before it if asked: then a run killed between them finds its best again.
 
         All processes call it, the first one writes.
+
+        Raises:
+            NonFiniteState: Nothing was written.
         """
         model = self.model
         shares = self._shares()
@@ -219,14 +266,22 @@ class Recorder(paddle.callbacks.Callback):
             **describe_model(model.network, self.class_names),
             "progress": dataclasses.asdict(model.progress),
             "shares": shares,
+            "epoch_layout": self._epoch_layout(),
+            "skipped": self.skipped_so_far(),
             "learning_rate": model.learning_rate,
             "history": self.history,
         }
         state = _arrays(model.network.state_dict())
         average = _arrays(model.ema.average) if model.ema is not None else {}
+        optimizer = _arrays(optimizer_state(model.network, model._optimizer))
+        for name, array in itertools.chain(state.items(), average.items(), optimizer.items()):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise NonFiniteState(
+                    f"{name} holds numbers that are not finite after update {model.progress.update}."
+                    f" {way_back(self.folder)}"
+                )
         if best:
             self.folder.save_best(Checkpoint(state, meta, average))
-        optimizer = _arrays(optimizer_state(model.network, model._optimizer))
         self.folder.save_last(Checkpoint(state, meta, average, optimizer))
 
     @contextmanager
@@ -280,10 +335,22 @@ def fit(trainer: Trainer, loader: paddle.io.DataLoader, recorder: Recorder, cons
         Interrupted: Ctrl-C or SIGTERM; the state is saved and the message says how to go on.
         NonFiniteLoss: With the pictures of the batch and the last good checkpoint.
         NotWritten: The disk is full.
+        ValueError: The run is past its last epoch and has never been evaluated.
     """
-    left = recorder.epochs - trainer.progress.epoch
-    if left <= 0 or recorder.should_stop(trainer.scores.main):
-        LOGGER.info("All %d epochs are done.", trainer.progress.epoch)
+    recorder.data = loader.dataset, recorder.val_loader.dataset
+    done, main = trainer.progress.epoch, trainer.scores.main
+    left = recorder.epochs - done
+    if left <= 0:
+        if not recorder.scores_so_far(main):
+            raise ValueError(
+                f"{recorder.folder.path} has trained {done} epochs and evaluated none of them; go on beyond them with a"
+                " larger schedule.epochs."
+            )
+        LOGGER.info("All %d epochs are done.", done)
+        return
+    if recorder.should_stop(main):
+        limit = recorder.config.train.early_stop
+        LOGGER.info("Stopped early, after epoch %d: %d evaluations without a better %s.", done, limit, main)
         return
     trainer.stop_training = False  # Paddle never takes it back
     with _cause_shown(), contextlib.closing(console):
@@ -297,8 +364,11 @@ def fit(trainer: Trainer, loader: paddle.io.DataLoader, recorder: Recorder, cons
                 f"{interruption}: saved at epoch {progress.epoch + 1}, batch {progress.batch}. Go on with:"
                 f" python tools/train.py --resume {recorder.folder.path}"
             ) from None
+        except NonFiniteState:
+            raise
         except NonFiniteLoss as error:
-            raise NonFiniteLoss(f"{error} {_circumstances(trainer, loader, recorder.folder)}") from None
+            pictures = _pictures_under_way(trainer, loader, recorder.folder)
+            raise NonFiniteLoss(f"{error} {pictures} {way_back(recorder.folder)}") from None
 
 
 @contextmanager
@@ -313,8 +383,8 @@ def _cause_shown() -> Iterator[None]:
         raise
 
 
-def _circumstances(trainer: Trainer, loader: paddle.io.DataLoader, folder: RunFolder) -> str:
-    """The pictures of the batch under way, and the checkpoint to go back to."""
+def _pictures_under_way(trainer: Trainer, loader: paddle.io.DataLoader, folder: RunFolder) -> str:
+    """The pictures of the batch under way, in a sentence."""
     sampler = copy.copy(loader.batch_sampler)
     sampler.set_epoch(trainer.progress.epoch)
     sampler.skip = trainer.progress.batch
@@ -325,9 +395,14 @@ def _circumstances(trainer: Trainer, loader: paddle.io.DataLoader, folder: RunFo
     with contextlib.suppress(NotWritten):
         listing = folder.write("non_finite_batch.txt", "".join(f"{name}\n" for name in names).encode())
         more += f", all in {listing}" if more else ""
+    return f"Its pictures: {', '.join(names[:FILES_NAMED])}{more}."
+
+
+def way_back(folder: RunFolder) -> str:
+    """The checkpoint to go back to from numbers that are not finite, and what may help."""
     last = folder.checkpoint("last")
     good = f"The last good checkpoint is {last}" if last.exists() else "There is no checkpoint yet"
-    return f"Its pictures: {', '.join(names[:FILES_NAMED])}{more}. {good}; a lower optimizer.lr or clip_norm may help."
+    return f"{good}; a lower optimizer.lr or clip_norm may help."
 
 
 def _arrays(state: dict[str, paddle.Tensor]) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ def finish(trainer: Trainer, recorder: Recorder, config: Config, train_set: Imag
         trainer: After `fit`.
         recorder: Has the history and the folder.
         config: Of the run.
-        train_set: Its unreadable pictures are listed.
+        train_set: Its pictures are counted.
         val_set: Its pictures are classified once more.
 
     Returns:
@@ -67,7 +67,7 @@ def _report(
             preprocessing=network.preprocessing,
             answers=answers,
             file_names=[val_set.describe(mistake.index) for mistake in answers.worst] if answers else (),
-            skipped=[*train_set.skipped, *val_set.skipped],
+            skipped=recorder.skipped_so_far(),
             facts=[
                 ("model", config.model.name),
                 ("parameters", f"{count_parameters(network):,}"),

@@ -57,7 +57,8 @@ def focal(
     if targets.ndim != logits.ndim:
         targets = functional.one_hot(targets, logits.shape[-1])
     log_probability = functional.log_softmax(logits)  # [B, K]
-    terms = targets * (1.0 - log_probability.exp()) ** gamma * log_probability
+    rest = (1.0 - log_probability.exp()).clip(min=1e-7)  # at 0, the derivative of rest ** gamma is infinite below 1
+    terms = targets * rest**gamma * log_probability
     if class_weights is not None:
         terms = terms * class_weights
     return -terms.sum(axis=-1).mean()
@@ -85,10 +86,11 @@ def binary_cross_entropy(
     if targets.ndim != logits.ndim:
         targets = functional.one_hot(targets, logits.shape[-1])
     if threshold is not None:
-        targets = (targets > threshold).astype(logits.dtype)
-    losses = functional.binary_cross_entropy_with_logits(
-        logits, targets.astype(logits.dtype), weight=class_weights, reduction="none"
-    )  # [B, K]
+        targets = targets > threshold
+    # Not Paddle's own: the gradient of 3.3.1 is off by 1 where a logit is exactly 0, as all of a new classifier's are.
+    losses = functional.softplus(logits) - logits * targets.astype(logits.dtype)  # [B, K]
+    if class_weights is not None:
+        losses = losses * class_weights
     return losses.sum(axis=-1).mean() if add_classes else losses.mean()
 
 
@@ -143,7 +145,8 @@ def class_weights(config: TrainConfig, labels: np.ndarray, num_classes: int) -> 
         num_classes: K.
 
     Returns:
-        float32 [K] with mean 1 if balanced; None for equal weights.
+        float32 [K]; None for equal weights. Balanced ones have mean 1 over the classes that have pictures; the others'
+        are 1.
 
     Raises:
         ConfigError: Not one weight per class.
@@ -152,8 +155,9 @@ def class_weights(config: TrainConfig, labels: np.ndarray, num_classes: int) -> 
         return None
     if config.class_weights == "balanced":
         counts = np.bincount(labels, minlength=num_classes) if labels.ndim == 1 else labels.sum(axis=0)
-        weights = 1.0 / np.maximum(counts, 1)
-        weights = weights / weights.mean()
+        present = counts > 0
+        weights = np.where(present, 1.0 / np.maximum(counts, 1), 0.0)
+        weights = np.where(present, weights / weights[present].mean(), 1.0)
     else:
         weights = np.asarray(config.class_weights)
     if len(weights) != num_classes:
@@ -170,13 +174,14 @@ def build_loss(config: Config, labels: np.ndarray, num_classes: int) -> Loss:
         num_classes: K.
 
     Raises:
-        ConfigError: A loss that does not fit the data's task.
+        ConfigError: A loss, or a change of targets or weights, that does not fit the data's task.
     """
     train = config.train
     fitting = {"classes": ("cross_entropy", "bce", "focal"), "multi_label": ("bce",), "regression": ("mse",)}
     task = config.data.task
     if train.loss not in fitting[task]:
         raise ConfigError(f"train.loss is {train.loss}; data.task {task} needs {' or '.join(fitting[task])}.")
+    _check_targets(config, num_classes)
     weights = class_weights(train, labels, num_classes)
 
     def base(logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
@@ -189,3 +194,21 @@ def build_loss(config: Config, labels: np.ndarray, num_classes: int) -> Loss:
         return cross_entropy(logits, targets, weights)
 
     return Loss(base, config.distill if config.distill.teacher else None)
+
+
+def _check_targets(config: Config, num_classes: int) -> None:
+    """Raise ConfigError for keys that would change the targets into something else than was meant."""
+    train, task = config.train, config.data.task
+    if config.distill.teacher and task != "classes":
+        raise ConfigError(f"distill.teacher teaches one class a picture; data.task {task} has no use for it.")
+    for key in ("label_smoothing", "class_weights"):
+        if task == "regression" and getattr(train, key):
+            raise ConfigError(
+                f"train.{key} is {getattr(train, key)}; data.task regression has no classes, leave it out."
+            )
+    zero = train.label_smoothing * (1.0 / num_classes if task == "classes" else 0.5)
+    if train.loss == "bce" and train.bce_threshold is not None and train.bce_threshold < zero:
+        raise ConfigError(
+            f"train.bce_threshold is {train.bce_threshold}; train.label_smoothing lifts every target to at least"
+            f" {zero:.3g}, so that all would become 1: smooth less or take a higher threshold."
+        )

@@ -125,8 +125,9 @@ class RegressionScores(Scores):
             labels: float32 [B, K], the true ones.
 
         Returns:
-            float32 [5]: pictures, squared errors, absolute errors, values, squared values; the last four means over K.
+            float64 [5]: pictures, squared errors, absolute errors, values, squared values; the last four means over K.
         """
+        logits, labels = logits.astype("float64"), labels.astype("float64")  # squares of large values differ little
         error = logits - labels
         terms = [error**2, error.abs(), labels, labels**2]
         return paddle.stack([_count(logits), *(term.mean(axis=-1).sum() for term in terms)])
@@ -140,7 +141,7 @@ class RegressionScores(Scores):
 
 
 def _count(logits: paddle.Tensor) -> paddle.Tensor:
-    return paddle.full([], logits.shape[0], "float32")
+    return paddle.full([], logits.shape[0], logits.dtype)
 
 
 def build_scores(task: str) -> Scores:

@@ -65,7 +65,7 @@ class Steps:
     """How a Trainer makes its steps."""
 
     rate: Callable[[int], float]
-    """Learning rate of an update by its number."""
+    """Learning rate of an update by its number, if all epochs had as many as this one."""
     batches_per_epoch: int
     """Batches that one epoch gives each process."""
     accumulate: int = 1
@@ -82,6 +82,11 @@ class Steps:
     """Layers that stay in evaluation mode."""
     fast_cpu: bool = False
     """Use the faster gradients of fast_cpu.py."""
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        return -(-self.batches_per_epoch // self.accumulate)
 
 
 class Trainer(paddle.Model):
@@ -166,7 +171,7 @@ class Trainer(paddle.Model):
             if not np.isfinite(value):
                 raise NonFiniteLoss(
                     f"The loss is {value} at epoch {progress.epoch + 1}, batch {progress.batch + 1}"
-                    f" (update {progress.update + 1}, learning rate {self._next_rate():.3g})."
+                    f" (update {progress.update + 1}, learning rate {self._rate(progress.batch):.3g})."
                 )
             (loss * ((progress.loss_scale or 1.0) / window)).backward()
         self._count(outputs, targets, value)
@@ -204,7 +209,7 @@ class Trainer(paddle.Model):
 
     def _update(self) -> None:
         progress = self.progress
-        self.learning_rate = self._next_rate()
+        self.learning_rate = self._rate(progress.batch - 1)
         progress.update += 1
         if self._gradients_are_finite():
             self._optimizer.set_lr(self.learning_rate)
@@ -225,8 +230,13 @@ class Trainer(paddle.Model):
         progress.loss_scale, progress.good_updates = scaler.scale, scaler.good_updates
         return finite
 
-    def _next_rate(self) -> float:
-        return self.steps.rate(self.progress.update) * self.rate_factor
+    def _rate(self, batch: int) -> float:
+        """The learning rate of the update that a batch of this epoch goes into.
+
+        Not by the count of updates: epochs before a run was resumed may have had more or fewer.
+        """
+        steps, epoch = self.steps, self.progress.epoch
+        return steps.rate(epoch * steps.updates_per_epoch + batch // steps.accumulate) * self.rate_factor
 
     def _count(self, outputs: Any, targets: paddle.Tensor, loss: float) -> None:
         progress, pictures = self.progress, targets.shape[0]

@@ -82,6 +82,34 @@ def test_binary_cross_entropy(targets, marks):
     assert float(weighted) == pytest.approx((terms(marks) * WEIGHTS).mean(), rel=1e-5)
 
 
+def gradient(loss, logits):
+    x = paddle.to_tensor(logits, stop_gradient=False)
+    loss(x).backward()
+    return x.grad.numpy()
+
+
+def test_binary_cross_entropy_and_its_gradient_from_zero_to_the_largest_logits():
+    row = np.concatenate([[0.0, -0.0, 1e-7, 100.0, -100.0], np.linspace(-32, 32, 129)]).astype(np.float32)
+    logits = np.tile(row, (3, 1))  # [3, K]
+    marks = np.repeat(np.array([[0.0], [1.0], [0.3]], np.float32), len(row), axis=1)
+    x = logits.astype(np.float64)
+    expected = (np.maximum(x, 0) - x * marks + np.log1p(np.exp(-np.abs(x)))).sum(-1).mean()
+    assert float(binary_cross_entropy(tensor(logits), tensor(marks), add_classes=True)) == pytest.approx(expected)
+    slope = gradient(lambda x: binary_cross_entropy(x, tensor(marks), add_classes=True) * 3, logits)
+    np.testing.assert_allclose(slope, sigmoid(x) - marks, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_of_a_certain_network_has_a_gradient(gamma):
+    logits = np.array([[60.0, 0, -5], [0, 60, -5], [1, 2, 3]], np.float32)
+    labels = tensor(np.zeros(3, np.int64))
+    slope = gradient(lambda x: focal(x, labels, gamma=gamma), logits)
+    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(slope[:2], [[0, 0, 0], [-1 / 3, 1 / 3, 0]], atol=1e-5)
+    if gamma == 0:
+        np.testing.assert_allclose(slope, gradient(lambda x: cross_entropy(x, labels), logits), atol=1e-6)
+
+
 def test_distillation():
     answers = RNG.standard_normal((6, 4)).astype(np.float32)
     hard = -log_softmax(LOGITS)[np.arange(6), answers.argmax(-1)].mean()
@@ -108,6 +136,8 @@ def test_the_teacher_has_the_second_head_and_labels_the_first():
 def test_balanced_class_weights():
     weights = class_weights(TrainConfig(class_weights="balanced"), LABELS, 4).numpy()
     np.testing.assert_allclose(weights, np.array([1 / 2, 1 / 2, 1, 1]) / 0.75, rtol=1e-6)
+    absent = class_weights(TrainConfig(class_weights="balanced"), np.repeat([0, 1], 100), 3).numpy()
+    np.testing.assert_allclose(absent, 1, rtol=1e-6)
     marks = np.array([[1, 1], [0, 1], [0, 1]], np.float32)
     weights = class_weights(TrainConfig(class_weights="balanced"), marks, 2).numpy()
     np.testing.assert_allclose(weights, [1.5, 0.5], rtol=1e-6)
@@ -121,8 +151,40 @@ def test_a_loss_has_to_fit_the_task():
     multi_label = {"dataset": "list", "task": "multi_label"}
     with pytest.raises(ConfigError, match="train.loss is cross_entropy; data.task multi_label needs bce"):
         build_loss(toy_config(data=multi_label), ONE_HOT, 4)
-    regression = build_loss(toy_config(data={"dataset": "list", "task": "regression"}, train={"loss": "mse"}), SOFT, 4)
+    values = {"dataset": "list", "task": "regression"}
+    regression = build_loss(toy_config(data=values, train={"loss": "mse", "label_smoothing": 0.0}), SOFT, 4)
     assert float(regression(tensor(LOGITS), tensor(SOFT))) == pytest.approx(((LOGITS - SOFT) ** 2).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "sections", "message"),
+    [
+        (
+            "regression",
+            {"train": {"label_smoothing": 0.1}},
+            "train.label_smoothing is 0.1; data.task regression has no",
+        ),
+        (
+            "regression",
+            {"train": {"class_weights": "balanced"}},
+            "train.class_weights is balanced; data.task regression",
+        ),
+        ("regression", {"distill": {"teacher": "run"}}, "distill.teacher teaches one class a picture; data.task regre"),
+        (
+            "multi_label",
+            {"distill": {"teacher": "run"}},
+            "distill.teacher teaches one class a picture; data.task multi",
+        ),
+        ("multi_label", {"train": {"label_smoothing": 0.1, "bce_threshold": 0.04}}, "to at least 0.05, so that all"),
+        ("classes", {"train": {"loss": "bce", "label_smoothing": 0.1, "bce_threshold": 0.0}}, "to at least 0.025, so"),
+    ],
+)
+def test_keys_that_a_task_has_no_use_for_are_refused(task, sections, message):
+    loss = {"regression": "mse", "multi_label": "bce", "classes": "cross_entropy"}[task]
+    train = {"loss": loss, "label_smoothing": 0.0, **sections.get("train", {})}
+    config = toy_config(**{**sections, "data": {"dataset": "list", "task": task}, "train": train})
+    with pytest.raises(ConfigError, match=message):
+        build_loss(config, LABELS if task == "classes" else ONE_HOT, 4)
 
 
 def test_smoothed_targets_sum_to_one():

@@ -71,6 +71,15 @@ def test_regression():
     assert result["r2"] == pytest.approx(1 - (error**2).sum() / ((labels - labels.mean()) ** 2).sum(), rel=1e-4)
 
 
+def test_the_share_of_the_variance_explained_of_large_values():
+    labels = (1e5 + 10 * RNG.standard_normal((N, K))).astype(np.float32)
+    scores = build_scores("regression")
+    predicted = labels + 3 * RNG.standard_normal((N, K)).astype(np.float32)
+    scores.update(scores.compute(paddle.to_tensor(predicted), paddle.to_tensor(labels)).numpy())
+    error, spread = (predicted - labels).astype(np.float64), labels - labels.mean(dtype=np.float64)
+    assert scores.accumulate()[2] == pytest.approx(1 - (error**2).sum() / (spread**2).sum(), abs=1e-4)
+
+
 def test_the_confusion_matrix_and_what_follows_from_it():
     labels, predictions = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 1])
     matrix = confusion_matrix(labels, predictions, 4)

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from paddlevit.config import load_config
-from paddlevit.training import RunFolder, open_log
+from paddlevit.training import NonFiniteLoss, RunFolder, Trainer, open_log
 from paddlevit.training.run_folder import LOGGER
+from paddlevit.training.schedule import learning_rate_schedule
 from paddlevit.weights.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests.tools import call, one_line
-from tests.training.toy import ROOT, load_tool, toy_config, write_toy_config
+from tests.training.toy import ROOT, load_tool, toy_config, toy_run, write_toy_config
 
 RESULTS = ("last.safetensors", "best.safetensors", "history.jsonl", "history.csv")
 
@@ -202,6 +204,104 @@ def test_in_mid_epoch_another_number_of_processes_is_refused(train):
     write_checkpoint(folder.checkpoint("last"), last)
     with pytest.raises(ValueError, match="stopped in mid-epoch with 2 processes, .* go on with as many, not 1"):
         train("--resume", "run")
+
+
+@pytest.mark.parametrize("override", ["data.batch_size=8", "train.accumulate=1", "data.fake_train=25"])
+def test_another_division_of_the_epoch_is_refused_within_it_and_heeded_after_it(train, override):
+    assert train() == 0
+    folder, command = RunFolder("run"), ["--resume", "run", "-o", "schedule.epochs=4", "-o", override]
+    last = folder.load_last()
+    within = Checkpoint(last.model, {**last.meta, "progress": {**last.meta["progress"], "epoch": 2, "batch": 2}})
+    within.ema, within.optimizer = last.ema, last.optimizer
+    write_checkpoint(folder.checkpoint("last"), within)
+    with pytest.raises(ValueError, match="mid-epoch with pictures 24, data.batch_size 4, train.accumulate 2; go on"):
+        train(*command)
+    del last.meta["epoch_layout"]  # as an older version wrote it
+    write_checkpoint(folder.checkpoint("last"), last)
+    assert train(*command) == 0
+    config, row = load_config("run/config.yaml"), json.loads(Path("run/history.jsonl").read_text().splitlines()[-1])
+    updates = {"data.batch_size=8": 2, "train.accumulate=1": 6, "data.fake_train=25": 3}[override]
+    rate = learning_rate_schedule(config.schedule, config.optimizer.lr, updates)
+    assert (row["update"], row["lr"]) == (9 + updates, rate(4 * updates - 1))
+
+
+def test_a_resumed_run_cannot_move(train, tmp_path):
+    assert train() == 0
+    with pytest.raises(ValueError, match="--resume goes on in run; leave out -o run.output"):
+        train("--resume", "run", "-o", "run.output=other")
+    assert load_config("run/config.yaml").run.output == "run"
+
+
+def test_a_run_that_stopped_early_says_so_again(train, capsys):
+    stop = ["-o", "optimizer.lr=0.0", "-o", "train.early_stop=1", "-o", "schedule.epochs=9"]
+    assert train("-c", "toy.yaml", "-o", "run.output=run", *stop) == 0
+    capsys.readouterr()
+    assert train("--resume", "run") == 0
+    assert "Stopped early, after epoch 2: 1 evaluations without a better top1." in capsys.readouterr().out
+
+
+def test_a_run_that_ends_before_its_first_evaluation_says_what_to_do(train):
+    assert train() == 0
+    folder = RunFolder("run")
+    last = folder.load_last()
+    last.meta["history"] = [{key: row[key] for key in row if "_" not in key} for row in last.meta["history"]]
+    write_checkpoint(folder.checkpoint("last"), last)
+    with pytest.raises(ValueError, match="run has trained 3 epochs and evaluated none of them; go on beyond them"):
+        train("--resume", "run", "-o", "schedule.epochs=2")
+
+
+@pytest.mark.parametrize(
+    ("every", "message", "update"),
+    [
+        (2, "classifier.bias holds numbers that are not finite after update 6. The last good checkpoint is .*last", 4),
+        (None, "The val loss is nan after epoch 2. The last good checkpoint is .*last.safetensors; a lower", 3),
+    ],
+)
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch, every, message, update):
+    plain = Trainer._update
+
+    def poisoned(self):
+        plain(self)
+        if self.progress.update == 6:
+            self.network.classifier.bias.set_value(self.network.classifier.bias * float("nan"))
+
+    monkeypatch.setattr(Trainer, "_update", poisoned)
+    with pytest.raises(NonFiniteLoss, match=message) as error:
+        toy_run(tmp_path, run={"save_every": every})
+    assert "pictures" not in str(error.value)
+    assert RunFolder(tmp_path).load_last().meta["progress"]["update"] == update
+    assert np.isfinite(RunFolder(tmp_path).load_last().model["classifier.bias"]).all()
+    assert "NaN" not in (tmp_path / "history.jsonl").read_text()
+
+
+def test_the_factor_on_the_loss_starts_where_half_precision_does(tmp_path):
+    trainer, recorder = toy_run(tmp_path)
+    for saved, own, resumed in ((None, 2.0**16, 2.0**16), (8.0, None, None), (8.0, 2.0**16, 8.0)):
+        trainer.progress.loss_scale = saved
+        recorder.save()
+        trainer.progress.loss_scale = own
+        recorder.resume(trainer)
+        assert trainer.progress.loss_scale == resumed
+
+
+def test_pictures_that_could_not_be_read_are_named_and_remembered(train, tmp_path, capsys):
+    for part, number in ((part, number) for part in ("train", "val") for number in range(8)):
+        path = tmp_path / "pictures" / part / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 30 * number, np.uint8)).save(path)
+    broken, second = (tmp_path / "pictures" / "train" / name for name in ("a/4.png", "b/5.png"))
+    sound = broken.read_bytes(), second.read_bytes()
+    broken.write_bytes(sound[0][:40])
+    data = ["data.dataset=folder", f"data.root={tmp_path}/pictures", "data.bad_image=skip", "model.num_classes=2"]
+    overrides = [word for value in [*data, "run.output=run", "run.report=true"] for word in ("-o", value)]
+    assert train("-c", "toy.yaml", *overrides) == 0
+    assert capsys.readouterr().out.count(f"Could not be read, others were taken: {broken}.") == 1
+    broken.write_bytes(sound[0])
+    second.write_bytes(sound[1][:40])
+    assert train("--resume", "run", "-o", "schedule.epochs=4") == 0
+    assert capsys.readouterr().out.count(f"Could not be read, others were taken: {second}.") == 1
+    assert RunFolder("run").load_last().meta["skipped"] == [str(broken), str(second)]
+    assert "2 pictures could not be read" in Path("run/report.html").read_text()
 
 
 def test_overrides_of_a_resumed_run_are_written_down(train):
