@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddlevit.models.windows import Windows
 from paddlevit.weights.arrays import LazyArray
 from paddlevit.weights.resize import adapt_channels, resize_bias_table, resize_patches, resize_positions
 
@@ -30,8 +31,8 @@ class Step:
 
 
 def head_mismatch(kind: str, found: Shape, shape: Shape) -> str | None:
-    """Why a classifier cannot be taken over, when only its number of classes differs; None otherwise."""
-    if kind != "head" or found == shape or found[:-1] != shape[:-1]:
+    """Why a classifier cannot be taken over, when its number of classes differs; None otherwise."""
+    if kind != "head" or len(found) != len(shape) or found[-1] == shape[-1]:
         return None
     return f"the file has {found[-1]} classes and the model {shape[-1]}; a new classifier is in place"
 
@@ -53,7 +54,7 @@ class Adaptation:
         state_shapes: The model's names and shapes.
         read: Returns one of the file's tensors in our layout.
         source_grid: Rows and columns of patches that the file's positions are for; None finds out.
-        same_names: Whether the file uses the model's own names, so that equal shapes mean equal grids.
+        class_rows: How many positions the file has before those of the patches; None finds out.
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class Adaptation:
         state_shapes: Mapping[str, Shape],
         read: Callable[[str], np.ndarray],
         source_grid: tuple[int, int] | None,
-        same_names: bool,
+        class_rows: int | None,
     ) -> None:
         self.model, self.shapes, self.state_shapes, self.read = model, shapes, state_shapes, read
-        self.source_grid, self.same_names = source_grid, same_names
+        self.source_grid, self.class_rows = source_grid, class_rows
+        self.notes: list[str] = []
 
     def step(self, kind: str, target: str) -> Step | None:
         """How the file's `target` becomes the model's; None when it is taken as it is.
@@ -81,6 +83,11 @@ class Adaptation:
             return self._class_token(target)
         if found == shape:
             return None
+        if kind == "head" and len(found) == 2 and found[0] == 2 * shape[0]:
+            raise ValueError(
+                f"{target} takes {found[0]} features, class token and mean together as Hugging Face's DINOv2 does, and"
+                f" the model's {shape[0]}: build the model with num_classes=0 or another number of classes."
+            )
         if kind == "table" and len(found) == 2 and found[1] == shape[1] and _is_table(found[0]):
             return self._table(target)
         if kind == "patch" and len(found) == len(shape) == 4 and found[0] == shape[0] and 0 not in found:
@@ -99,6 +106,11 @@ class Adaptation:
             return None
         prefix = count - new[0] * new[1]
         old, rows = self._file_grid(target, new, prefix)
+        side = math.isqrt(old[0] * old[1])
+        if self.source_grid is None and old == tuple(new) and side * side == old[0] * old[1] and side != old[0]:
+            self.notes.append(
+                f"positions taken as {old[0]} x {old[1]} as the model has; source_grid=({side}, {side}) resizes them"
+            )
         wanted = self._tokens(self.state_shapes)[:prefix]
         held = self._tokens(self.shapes)[:rows]
         if old == tuple(new) and held == wanted:
@@ -144,14 +156,15 @@ class Adaptation:
             if 0 <= count - old[0] * old[1] <= most:
                 return old, count - old[0] * old[1]
             raise ValueError(f"{target} has {count} positions in the file, which are no grid of {old[0]} x {old[1]}.")
-        if self.same_names and count == self.state_shapes[target][1]:
+        same_tokens = self._tokens(self.shapes) == self._tokens(self.state_shapes)
+        if count == self.state_shapes[target][1] and same_tokens and self.class_rows in (None, prefix):
             return tuple(new), prefix  # type: ignore[return-value]
-        for rows in range(most, -1, -1):
+        for rows in range(most, -1, -1) if self.class_rows is None else [self.class_rows]:
             side = math.isqrt(max(count - rows, 0))
+            if count - rows == new[0] * new[1]:
+                return tuple(new), rows  # type: ignore[return-value]
             if side and side * side == count - rows:
                 return (side, side), rows
-        if count - prefix == new[0] * new[1] and prefix <= most:
-            return tuple(new), prefix  # type: ignore[return-value]
         raise ValueError(f"{target} has {count} positions in the file, which is no square; give source_grid.")
 
     def _class_token(self, target: str) -> Step | None:
@@ -189,6 +202,20 @@ class Adaptation:
             f" pretrained_window_size={old} would keep their scale"
             for old, new in changes
         ]
+
+    def shift_notes(self) -> list[str]:
+        """Where timm's Swin gives other numbers: it shifts a map before it pads it, and each side by itself."""
+        maps = {}
+        for layer in self.model.sublayers():
+            if isinstance(layer, Windows) and layer.shift_size and layer.map_size:
+                (low, high), side = sorted(layer.map_size), layer.window_size
+                # Padding at the end or before what came round: the same windows when that begins one.
+                moved = any(size % side and (size - layer.shift_size) % side for size in layer.map_size)
+                if moved if low > side else high > side:
+                    maps[f"{layer.map_size[0]} x {layer.map_size[1]} in windows of {side} x {side}"] = True
+        if not maps:
+            return []
+        return [f"timm shifts maps of {', '.join(maps)} in another way: its logits differ at this picture size"]
 
     def _table(self, target: str) -> Step:
         window = owner(self.model, target).window_size

@@ -141,6 +141,7 @@ _VIT_DIALECTS = [
     ("DINOv2", tables.VIT_DINOV2, {}),
     ("DINOv2", tables.VIT_DINOV2_SWIGLU, {}),
     ("PaddleViT", tables.VIT_PADDLEVIT, dict(paddle=True)),
+    ("PaddleViT", tables.VIT_PADDLEVIT_MAE, dict(paddle=True)),
     ("Hugging Face ViT", tables.VIT_HF, dict(prefixes=_HF_PREFIXES)),
     ("Hugging Face DeiT", tables.DEIT_HF, dict(prefixes=_HF_PREFIXES)),
     ("Hugging Face DINOv2", tables.DINOV2_HF, dict(prefixes=_HF_PREFIXES)),
@@ -227,15 +228,28 @@ class Match:
     """Names in the file that the dialect does not have."""
 
 
+def _strip(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
 def strip_wrappers(names: Iterable[str]) -> dict[str, str]:
-    """Each name without `module.` and `_orig_mod.`, to the name in the file."""
-    stripped = {}
-    for name in names:
-        short = name
-        while short.startswith(_WRAPPERS):
-            short = short.partition(".")[2]
-        stripped[short] = name
-    return stripped
+    """Each name without `module.` and `_orig_mod.`, to the name in the file.
+
+    Raises:
+        ValueError: Two names are one then.
+    """
+    return _once((_strip(name), name) for name in names)
+
+
+def _once(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Short names to names in the file; ValueError when two share one."""
+    found: dict[str, str] = {}
+    for short, name in pairs:
+        if found.setdefault(short, name) != name:
+            raise ValueError(f"The file holds {short} twice, as {found[short]} and as {name}; leave one of them out.")
+    return found
 
 
 def detect(names: Iterable[str], families: Iterable[Family] = FAMILIES) -> Match | None:
@@ -249,20 +263,20 @@ def detect(names: Iterable[str], families: Iterable[Family] = FAMILIES) -> Match
         The best match; None when no name is known to any dialect.
 
     Raises:
-        ValueError: A tensor of which only some parts are there, for example queries without keys.
+        ValueError: A tensor of which only some parts are there, for example queries without keys, or one that is there
+            twice.
     """
     stripped = strip_wrappers(names)
-    # Official DINOv2 files may keep their blocks in chunks: blocks.0.11.norm1 is block 11.
-    unchunked = {re.sub(r"\bblocks\.\d+\.(\d+)\.", r"blocks.\1.", short): name for short, name in stripped.items()}
     best: tuple[int, Family, Dialect, str, dict[str, str]] | None = None
-    for candidates in (stripped, unchunked) if set(stripped) != set(unchunked) else (stripped,):
+    for candidates in (stripped, *_unchunked(stripped)):
         for prefix in PREFIXES:
-            shorter = {short[len(prefix) :]: name for short, name in candidates.items() if short.startswith(prefix)}
+            shorter = _once(
+                (_strip(short[len(prefix) :]), name) for short, name in candidates.items() if short.startswith(prefix)
+            )
             for family in families if shorter else ():
-                for dialect in family.dialects:
-                    score = sum(dialect.match(short) is not None for short in shorter)
-                    if score > (best[0] if best else 0):
-                        best = score, family, dialect, prefix, shorter
+                dialect, score = _best_dialect(family, shorter)
+                if score > (best[0] if best else 0):
+                    best = score, family, dialect, prefix, shorter
     if best is None:
         return None
     _, family, dialect, prefix, shorter = best
@@ -274,13 +288,42 @@ def detect(names: Iterable[str], families: Iterable[Family] = FAMILIES) -> Match
             continue
         ours, entry = found
         match.rows[ours] = entry
-        match.sources.setdefault(ours, [""] * entry.parts)[entry.part] = name
+        parts = match.sources.setdefault(ours, [""] * entry.parts)
+        _once([(ours, parts[entry.part] or name), (ours, name)])
+        parts[entry.part] = name
     for ours, parts in match.sources.items():
         if "" in parts:
             raise ValueError(
                 f"Of {ours} the file holds only {', '.join(filter(None, parts))}; {len(parts)} tensors make one."
             )
     return match
+
+
+def _unchunked(names: Mapping[str, str]) -> list[dict[str, str]]:
+    """Official DINOv2 files may keep their blocks in chunks: blocks.0.11.norm1 is block 11."""
+    joined = {re.sub(r"\bblocks\.\d+\.(\d+)\.", r"blocks.\1.", short): name for short, name in names.items()}
+    # Numbers that come again are no chunks but another network's.
+    return [joined] if set(joined) != set(names) and len(joined) == len(names) else []
+
+
+def _best_dialect(family: Family, names: Iterable[str]) -> tuple[Dialect, int]:
+    """The dialect of a family that knows most names, and how many."""
+    scores = [sum(dialect.match(name) is not None for name in names) for dialect in family.dialects]
+    best = int(np.argmax(scores))
+    for number, dialect in enumerate(family.dialects):
+        # Without a classifier, timm's Swin has Microsoft's names but no merging 0, which all files of Microsoft have.
+        if dialect.title == "timm" and scores[number] == scores[best] and any(".downsample." in name for name in names):
+            best = number
+    return family.dialects[best], scores[best]
+
+
+def class_rows(match: Match) -> int | None:
+    """How many positions a file of a Vision Transformer has before those of the patches; None: only its size tells."""
+    tokens = sum(f"patch_embedding.{token}_token" in match.sources for token in ("class", "distillation"))
+    if match.dialect.title.startswith("Hugging Face") or match.dialect.title == "DINOv2":
+        return tokens
+    registers = match.dialect.title == "timm" and "patch_embedding.register_tokens" in match.sources
+    return 0 if registers or match.dialect.title == "DeiT III" else None
 
 
 def linear_layout(match: Match, arrays: Mapping[str, LazyArray], paddle: bool) -> bool:

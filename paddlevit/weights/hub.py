@@ -68,9 +68,11 @@ def find_pretrained(
         The weights, on the disk.
 
     Raises:
-        ValueError: No such weights or file, no connection, or a download that is not what the hub says.
+        ValueError: None of these, no such weights or file, no connection, or a download that is not what the hub says.
         ImportError: huggingface_hub is not installed.
     """
+    if not isinstance(pretrained, (bool, str, Path)):
+        raise ValueError(f"pretrained is {pretrained!r}; it must be True, a tag such as 'augreg_in1k', or a path.")
     if not isinstance(pretrained, bool) and _is_path(pretrained):
         return _from_file(Path(pretrained), preprocessing)
     other, dot, tag = ("" if isinstance(pretrained, bool) else str(pretrained)).rpartition(".")

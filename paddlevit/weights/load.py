@@ -24,6 +24,7 @@ from paddlevit.weights.dialects import (
     Entry,
     Family,
     Match,
+    class_rows,
     detect,
     find_family,
     linear_layout,
@@ -64,7 +65,8 @@ def load_weights(
             other people's files and the raw ones of our checkpoints.
         allow_missing: Patterns, such as `classifier.*`, of the model's parameters that may stay as they are.
         allow_unused: Patterns of names in the file that may be left out.
-        source_grid: Rows and columns of patches that the file's positions are for; None takes a square.
+        source_grid: Rows and columns of patches that the file's positions are for; None takes the model's when they
+            are as many, otherwise a square.
 
     Returns:
         What was loaded, adapted, missing and left out; `print` shows it.
@@ -101,8 +103,8 @@ class _Plan:
             self.report.notes.append(f"names without their prefix {self.match.prefix!r}")
         self.shapes = {target: self._found_shape(target) for target in self.match.sources}
         state_shapes = {target: tuple(tensor.shape) for target, tensor in self.state.items()}
-        own_names = self.match.dialect is self.match.family.own
-        self.adaptation = Adaptation(model, self.shapes, state_shapes, self._read, source_grid, own_names)
+        rows = class_rows(self.match)
+        self.adaptation = Adaptation(model, self.shapes, state_shapes, self._read, source_grid, rows)
         self.problems: list[str] = []
         self.steps: dict[str, Step] = {}
 
@@ -162,7 +164,9 @@ class _Plan:
                 self._plan_tensor(target, tuple(tensor.shape))
         self._check_missing()
         self._check_unused()
-        self.report.notes += self.adaptation.window_notes(self.source.arrays)
+        self.report.notes += self.adaptation.notes + self.adaptation.window_notes(self.source.arrays)
+        if self.match.dialect.title == "timm":
+            self.report.notes += self.adaptation.shift_notes()
         if self.problems:
             raise ValueError(f"{self.source.title} does not fit {self.name}: {' '.join(self.problems)}")
 
@@ -194,6 +198,14 @@ class _Plan:
         in_file = any(_DISTILLATION in name for name in self.match.sources)
         in_model = any(_DISTILLATION in name for name in self.state)
         allowed = self.allow_unused if in_file else self.allow_missing
+        if in_file and in_model and "classifier_distillation.weight" in self.state and not self.allow_missing:
+            heads = {target for target, row in self.match.rows.items() if row.kind == "head"}
+            if heads and not any("distillation" in target for target in heads):
+                self.problems.append(
+                    "The file has a distillation token but one classifier (transformers' DeiTForImageClassification):"
+                    " start the other anew by allow_missing=['classifier_distillation.*'], or build the model with"
+                    " num_classes=0."
+                )
         if in_file == in_model or allowed:
             return
         if in_file:

@@ -40,6 +40,10 @@ _IGNORED_OBJECTS = [
     ("pathlib", "PurePosixPath"),
     ("pathlib", "WindowsPath"),
     ("pathlib._local", "PosixPath"),
+    ("collections", "Counter"),
+    ("builtins", "frozenset"),
+    ("__builtin__", "frozenset"),
+    ("torch.torch_version", "TorchVersion"),
     ("torch", "Size"),
     ("torch", "device"),
     ("copyreg", "_reconstructor"),
@@ -212,6 +216,8 @@ class _Storage:
     key: str
     count: int
     offset: int = -1
+    checksum: tuple[int, int] | None = None
+    """See `FileArray`; None when the file has none."""
 
 
 def _view(path: Path, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> LazyArray:
@@ -233,9 +239,10 @@ def _view(path: Path, storage: Any, offset: Any, shape: Any, strides: Any, *_: A
     start = offset * item_size(storage.stored)
 
     def fetch() -> np.ndarray:
+        checksum = storage.checksum if span == storage.count else None  # known for the whole only
         if contiguous or not count:
-            return FileArray(path, storage.offset + start, shape, storage.stored).read()
-        flat = read_range(path, storage.offset + start, span, storage.stored)
+            return FileArray(path, storage.offset + start, shape, storage.stored, checksum=checksum).read()
+        flat = read_range(path, storage.offset + start, span, storage.stored, checksum)
         steps = [step * flat.itemsize for step in strides]
         return np.lib.stride_tricks.as_strided(flat, shape, steps).copy()
 
@@ -289,11 +296,15 @@ def read_torch_zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> dict
     if len(pickled) != 1:
         raise ValueError("it is a zip archive, but not one that torch.save or numpy.savez writes")
     root = pickled[0][: -len("data.pkl")]
+    size = path.stat().st_size
     order = members.get(f"{root}byteorder")
-    if order is not None and _member(archive, order, 16) != b"little":
-        raise ValueError("it was saved on a big-endian machine")
+    if order is not None:
+        start, length = locate(file, order, size)
+        file.seek(start)
+        if file.read(min(length, 16)) != b"little":
+            raise ValueError("it was saved on a big-endian machine")
     storages: dict[str, _Storage] = {}
-    start, length = locate(file, members[pickled[0]], path.stat().st_size)
+    start, length = locate(file, members[pickled[0]], size)
     file.seek(start)
     # The pickle lies uncompressed in the archive, so byte strings in it can stay there.
     tree = plain_tree(_torch_reader(path, file, start + length, storages).load())
@@ -301,17 +312,15 @@ def read_torch_zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> dict
         info = members.get(f"{root}data/{storage.key}")
         if info is None:
             raise ValueError(f"the data of one of its tensors, {storage.key!r}, is missing")
-        storage.offset, length = locate(file, info, path.stat().st_size)
-        if length < storage.count * item_size(storage.stored):
+        storage.offset, length = locate(file, info, size)
+        expected = storage.count * item_size(storage.stored)
+        if length < expected:
             raise ValueError(f"a tensor declares {storage.count} elements and has {length} bytes")
+        if info.CRC and length == expected:  # 0: torch was told to leave it out
+            storage.checksum = 0, info.CRC
     if not isinstance(tree, dict):
         raise ValueError("it does not hold a dictionary of tensors; save model.state_dict(), not the model")
     return tree
-
-
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:
-    with archive.open(info) as file:
-        return file.read(most)
 
 
 def locate(file: BinaryIO, info: zipfile.ZipInfo, size: int) -> tuple[int, int]:

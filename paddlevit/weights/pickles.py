@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 _SMALL = 256  # bytes; shorter strings are read at once
 _LONGEST_LINE = 1024
 _MOST_DIGITS = 1024
+_MOST_COPIES = 4  # times the file's size: calls may copy what stands in the file once
 _MARK = object()
 
 
@@ -68,6 +69,7 @@ class PickleReader:
         self.persistent, self.build_object = persistent, build
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.budget = _MOST_COPIES * size
 
     def load(self) -> Any:
         """The next pickle's value.
@@ -147,6 +149,7 @@ class PickleReader:
     def _call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise TypeError("call")
+        self._charge(arguments)
         self.stack.append(self.functions[function.module, function.name](*arguments))
 
     def _build(self) -> None:
@@ -154,9 +157,16 @@ class PickleReader:
         target = self.stack[-1]
         if isinstance(target, dict):  # an OrderedDict's attributes, such as torch's _metadata
             return
-        if self.build_object is None:
+        if self.build_object is None or not isinstance(state, tuple):
             raise TypeError("build")
+        self._charge(state)
         self.build_object(target, state)
+
+    def _charge(self, arguments: tuple[Any, ...]) -> None:
+        """Count what a call may copy: a list that stands in the file once can be an argument a million times."""
+        self.budget -= sum(len(one) for one in (arguments, *arguments) if isinstance(one, (str, bytes, list, tuple)))
+        if self.budget < 0:
+            raise ValueError("it unfolds to far more than its size")
 
     def _set_items(self, pairs: list[Any]) -> None:
         target = self._top(dict)

@@ -53,7 +53,15 @@ _DAMAGED = (
     OSError,  # an impossible position in the file
 )
 OWN_FORMAT = "paddlevit-checkpoint"
-_FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "best.safetensors", "last.safetensors")
+_INDEX = ".index.json"  # of Hugging Face: which of several files holds which tensor
+_FOLDER_FILES = (
+    "model.safetensors",
+    f"model.safetensors{_INDEX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{_INDEX}",
+    "best.safetensors",
+    "last.safetensors",
+)
 
 
 @dataclass
@@ -75,7 +83,7 @@ def open_weights(path: str | Path) -> WeightFile:
 
     Args:
         path: `.safetensors`, torch's `.pth`, `.pt` or `.bin`, JAX's `.npz`, Paddle's `.pdparams`, or a folder: one with
-            a `model.safetensors` or `pytorch_model.bin`, or a run of ours.
+            a `model.safetensors` or `pytorch_model.bin`, whole or in parts with an index, or a run of ours.
 
     Returns:
         The file with all its tensors, none of them read yet.
@@ -84,6 +92,8 @@ def open_weights(path: str | Path) -> WeightFile:
         ValueError: No such file, no known kind, damaged, or a pickle that asks for more than plain arrays.
     """
     path = _find_file(Path(path))
+    if path.name.endswith(_INDEX):
+        return _read_parts(path)
     size = path.stat().st_size
     with open(path, "rb") as file, _explained(path):
         start = file.read(9)
@@ -113,6 +123,30 @@ def _find_file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"There is no weight file {str(path)!r}.")
     return path
+
+
+def _read_parts(index: Path) -> WeightFile:
+    """The tensors of all files that an index names."""
+    with _explained(index):
+        try:
+            places = json.loads(index.read_text("utf-8"))["weight_map"]
+            names = set(places.values())
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError("it is no index of weight files") from error
+        plain = (isinstance(name, str) and Path(name).name == name and not name.endswith(_INDEX) for name in names)
+        if not names or not all(plain):
+            raise ValueError("it is no index of weight files beside it")
+        missing = sorted(name for name in names if not (index.parent / name).is_file())
+        if missing:
+            raise ValueError(f"{', '.join(missing)} of its {len(names)} files are missing; download them too")
+    parts = {name: open_weights(index.parent / name) for name in sorted(names)}
+    tree: dict[str, Any] = {}
+    for tensor, name in places.items():
+        if tensor not in parts[name].tree:
+            raise ValueError(f"{index} cannot be read: {tensor} is not in {name}, where the index says.")
+        tree[tensor] = parts[name].tree[tensor]
+    first = next(iter(parts.values()))
+    return WeightFile(index, first.kind, tree, first.metadata)
 
 
 def _what_it_is(start: bytes) -> str:

@@ -13,10 +13,13 @@ import numpy as np
 from paddle import nn
 
 from paddlevit.errors import check_choice
+from paddlevit.models.vit import Attention
 from paddlevit.weights.arrays import BFLOAT16, LazyArray, contiguous
 from paddlevit.weights.dialects import (
     Dialect,
     Family,
+    Match,
+    class_rows,
     detect,
     find_family,
     linear_layout,
@@ -30,7 +33,7 @@ from paddlevit.weights.files import TensorType, whole_file, write_safetensors_he
 from paddlevit.weights.load import Weights
 from paddlevit.weights.readers import SAFETENSORS_TYPES
 from paddlevit.weights.report import LoadReport, shorten
-from paddlevit.weights.source import from_tensor, open_source
+from paddlevit.weights.source import Source, from_tensor, open_source, own_meta
 
 TARGETS = ("paddlevit", "timm", "hf")
 _TYPE_NAMES = {stored: name for name, stored in SAFETENSORS_TYPES.items()}
@@ -38,6 +41,7 @@ _HF_PREFIXES = {"Hugging Face ViT": "vit.", "Hugging Face DeiT": "deit.", "Huggi
 _POSITIONS = "patch_embedding.position_embedding"
 _CLASS_TOKEN = "patch_embedding.class_token"
 _REGISTERS = "patch_embedding.register_tokens"
+_SCALE = "encoder.layers.0.attn_scale.gamma"
 
 
 def save_weights(model: nn.Layer, path: str | Path, to: str = "paddlevit") -> None:
@@ -57,7 +61,15 @@ def save_weights(model: nn.Layer, path: str | Path, to: str = "paddlevit") -> No
         family = find_family(arrays)
         if family is None:
             raise ValueError(f"{type(model).__name__} is a network of its own; its weights have only its own names.")
-        arrays = _translate(arrays, family, to)
+        for layer in model.sublayers():
+            if isinstance(layer, Attention) and layer.scales != layer.head_dim**-0.5:
+                raise _no_such(to, f"qk_scale={layer.scales}")
+        embedding: Any = getattr(model, "patch_embedding", None)
+        positions, rows = getattr(embedding, "position_embedding", None), None
+        if positions is not None:
+            arrays[_POSITIONS] = from_tensor(positions)  # fixed ones are no part of the state
+            rows = positions.shape[1] - embedding.grid_size[0] * embedding.grid_size[1]
+        arrays = _translate(arrays, family, to, rows)
     _write(Path(path), arrays, to)
 
 
@@ -112,7 +124,10 @@ def convert(
 
     arrays = {ours: lazy(ours) for ours in match.sources}
     if to != "paddlevit":
-        arrays = _translate(arrays, match.family, to)
+        options = own_meta(opened.metadata).get("model_options")
+        if isinstance(options, dict) and options.get("qk_scale") is not None:
+            raise _no_such(to, f"qk_scale={options['qk_scale']}")
+        arrays = _translate(arrays, match.family, to, _class_rows(match, opened, arrays, to))
     _write(Path(path), arrays, to)
     report.loaded = list(arrays)
     return report
@@ -121,9 +136,11 @@ def convert(
 # Names
 
 
-def _translate(arrays: Mapping[str, LazyArray], family: Family, to: str) -> dict[str, LazyArray]:
-    """Our names and layouts to theirs."""
-    arrays = _fit_class_position(dict(arrays), to)
+def _translate(arrays: Mapping[str, LazyArray], family: Family, to: str, rows: int | None) -> dict[str, LazyArray]:
+    """Our names and layouts to theirs; `rows` is the number of positions before those of the patches."""
+    if family.title == "Vision Transformer":
+        _check_parts(arrays, to)
+    arrays = _fit_class_position(dict(arrays), to, rows)
     dialect = _dialect(family, to, arrays)
     with_head = any(_kind(family, name) == "head" for name in arrays)
     prefix = _HF_PREFIXES.get(dialect.title, "") if with_head else ""
@@ -170,6 +187,12 @@ def _dialect(family: Family, to: str, arrays: Mapping[str, LazyArray]) -> Dialec
 
 
 def _hf_network(family: Family, arrays: Mapping[str, LazyArray]) -> str:
+    windows = sorted({(math.isqrt(one.shape[0]) + 1) // 2 for name, one in arrays.items() if name.endswith("_table")})
+    if len(windows) > 1:
+        raise ValueError(
+            "Hugging Face's Swin has windows of one size in all stages and this one has windows of"
+            f" {' and '.join(map(str, windows))}; it cannot be written for it."
+        )
     if family.title != "Vision Transformer":
         return "Swin" if family.title == "Swin Transformer" else family.title
     if _CLASS_TOKEN not in arrays:
@@ -178,7 +201,7 @@ def _hf_network(family: Family, arrays: Mapping[str, LazyArray]) -> str:
         )
     if "patch_embedding.distillation_token" in arrays:
         return "DeiT"
-    if "encoder.layers.0.attn_scale.gamma" not in arrays:
+    if _SCALE not in arrays:
         return "ViT"
     if "classifier.weight" in arrays:
         raise ValueError(
@@ -193,7 +216,46 @@ def _is_swiglu(arrays: Mapping[str, LazyArray]) -> bool:
     return first is not None and second is not None and first.shape[1] == 2 * second.shape[0]
 
 
-def _fit_class_position(arrays: dict[str, LazyArray], to: str) -> dict[str, LazyArray]:
+def _check_parts(arrays: Mapping[str, LazyArray], to: str) -> None:
+    """Refuse a Vision Transformer with parts of ours that nobody else has."""
+    if not {"encoder.norm.weight", "fc_norm.weight"} & set(arrays):
+        raise _no_such(to, "norm_order='post' (it has no last norm)")
+    if _POSITIONS not in arrays:
+        raise _no_such(to, "position='none' or 'sinusoidal' (it has no positions)")
+    positions, norm = arrays[_POSITIONS].shape, arrays.get("encoder.layers.0.attn_norm.weight")
+    if len(positions) != 3 or (norm is not None and positions[2] != norm.size):
+        raise _no_such(to, f"position_merge='concat' (its positions are {list(positions)})")
+
+
+def _no_such(to: str, what: str) -> ValueError:
+    return ValueError(f"There is no {to} network with {what}, so this one cannot be written for it; use paddlevit.")
+
+
+def _class_rows(match: Match, opened: Source, arrays: Mapping[str, LazyArray], to: str) -> int | None:
+    """How many positions a file has before those of the patches; None when that does not matter.
+
+    Raises:
+        ValueError: Nothing tells.
+    """
+    positions = arrays.get(_POSITIONS)
+    # Only registers and, for Hugging Face, LayerScale go with other positions; a plain ViT is the same everywhere.
+    if positions is None or (_REGISTERS not in arrays and (to == "timm" or _SCALE not in arrays)):
+        return None
+    rows, count = class_rows(match), positions.shape[1]
+    if rows is None and opened.grid is not None:
+        rows = count - opened.grid[0] * opened.grid[1]
+    for guess in (0, 1):
+        if rows is None and math.isqrt(count - guess) ** 2 == count - guess:
+            rows = guess
+    if rows is None:
+        raise ValueError(
+            f"{opened.title} does not tell whether the first of its {count} positions is the class token's: load it"
+            " into its model and use save_weights."
+        )
+    return rows
+
+
+def _fit_class_position(arrays: dict[str, LazyArray], to: str, rows: int | None) -> dict[str, LazyArray]:
     """With or without a position for the class token, as the other library has it; both give the same tokens.
 
     timm's networks with registers have none, all of transformers' have one.
@@ -202,14 +264,13 @@ def _fit_class_position(arrays: dict[str, LazyArray], to: str) -> dict[str, Lazy
     if positions is None or token is None:
         return arrays
     count, dim = positions.shape[1:]
-    without = math.isqrt(count) ** 2 == count
-    if to == "hf" and without:
+    if to == "hf" and rows == 0:
         arrays[_POSITIONS] = LazyArray(
             (1, count + 1, dim),
             positions.stored,
             lambda: np.pad(positions.read(), ((0, 0), (1, 0), (0, 0))),
         )
-    elif to == "timm" and not without and _REGISTERS in arrays:
+    elif to == "timm" and rows == 1 and _REGISTERS in arrays:
         arrays[_POSITIONS] = LazyArray((1, count - 1, dim), positions.stored, lambda: positions.read()[:, 1:])
         arrays[_CLASS_TOKEN] = LazyArray(
             token.shape, token.stored, lambda: token.read() + positions.read()[:, :1].astype(np.float32)

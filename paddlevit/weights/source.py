@@ -50,6 +50,9 @@ def open_source(source: str | Path | Mapping[str, Any], ema: bool | None = None)
     """
     if isinstance(source, Mapping):
         tree, title, wrote_paddle, metadata = _lazy_tree(source), "state", False, {}
+        if not _count(tree):
+            kinds = ", ".join(sorted({type(value).__name__ for value in source.values()})) or "nothing"
+            raise ValueError(f"state holds no tensors, only {kinds}; give arrays, tensors or dictionaries of them.")
         wrote_paddle = any(isinstance(value, paddle.Tensor) for value in source.values())
     else:
         file = open_weights(source)
@@ -75,7 +78,18 @@ def _lazy_tree(state: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
             tree[str(name)] = from_numpy(np.asarray(value))
         elif isinstance(value, LazyArray):
             tree[str(name)] = value
+        elif hasattr(value, "__array__"):
+            tree[str(name)] = from_numpy(_to_numpy(str(name), value))
     return tree
+
+
+def _to_numpy(name: str, value: Any) -> np.ndarray:
+    """A tensor of another library, such as torch or JAX."""
+    try:
+        return np.asarray(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        raise ValueError(f"{name} is a {kind} that cannot become an array: {error}") from error
 
 
 def from_tensor(tensor: paddle.Tensor) -> LazyArray:

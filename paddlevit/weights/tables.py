@@ -108,6 +108,12 @@ VIT_PADDLEVIT: Names = {
     "classifier": "classifier",
     "classifier_distillation": "classifier_dist",
 }
+# Fine-tuned from its MAE.
+VIT_PADDLEVIT_MAE: Names = {
+    **VIT_PADDLEVIT,
+    "patch_embedding.class_token": "patch_embedding.cls_token",
+    "patch_embedding.position_embedding": "patch_embedding.position_embedding",
+}
 
 
 def _parts(template: str, *names: str) -> tuple[str, ...]:
@@ -318,6 +324,7 @@ IGNORED = (
     ("*relative_coords_table", "a buffer that is computed here"),
     ("*attn_mask", "a buffer that is computed here"),
     ("*num_batches_tracked", "a counter of batch norm"),
+    ("n_averaged", "a counter of averaging"),
     ("*mask_token", "used only in masked pre-training"),
     ("decoder*", "the decoder of masked pre-training"),
     ("head.mlp.*", "the projection head of self-supervised training"),

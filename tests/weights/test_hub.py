@@ -195,6 +195,8 @@ def test_tags_and_misspelt_tags(served):
         find_pretrained("t2t_vit_7", True, preprocessing)
     with pytest.raises(ValueError, match=r"There is no weight file 'my\.pth'"):
         find_pretrained("t2t_vit_7", "my.pth", preprocessing)
+    with pytest.raises(ValueError, match="pretrained is 1; it must be True, a tag such as 'augreg_in1k', or a path"):
+        create_model("t2t_vit_7", pretrained=1)
 
 
 def test_published_settings_follow_the_weights(served, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What the loader adapts, what it leaves, what it refuses, and what it says."""
+"""What the loader leaves, what it refuses, and what it says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddlevit.models.foundation import FoundationTransformer
 from paddlevit.models.swin import SwinTransformer
 from paddlevit.models.swin_v2 import SwinTransformerV2
 from paddlevit.models.vit import VisualTransformer
-from paddlevit.weights import LoadReport, load_weights, resize, save_weights
+from paddlevit.weights import LoadReport, load_weights, save_weights
 from paddlevit.weights.checkpoint import Checkpoint, write_checkpoint
 from paddlevit.weights.readers import open_weights
 from tests.golden.fill import fill
@@ -63,134 +63,48 @@ def test_nothing_to_adapt_and_nothing_left():
         assert (array == values(source)[name]).all(), name
 
 
-# Adaptation
-
-
-@pytest.mark.parametrize(("size", "grid"), [(64, (8, 8)), (16, (2, 2)), ((24, 48), (3, 6))])
-def test_image_size(size, grid):
-    source, model = build(), fresh(image_size=size)
-    report = load_weights(model, source.state_dict())
-    expected = resize.resize_positions(values(source)[POSITIONS], (4, 4), grid, 1)
-    np.testing.assert_array_equal(values(model)[POSITIONS], expected)
-    assert report.adapted == {POSITIONS: f"4 x 4 positions resized to {grid[0]} x {grid[1]}"}
-    assert POSITIONS in report.loaded
-
-
-def test_image_size_of_a_distilled_model_keeps_both_tokens_positions():
-    source, model = build(DistilledVisualTransformer), fresh(DistilledVisualTransformer, image_size=64)
-    load_weights(model, source.state_dict())
-    assert (values(model)[POSITIONS][:, :2] == values(source)[POSITIONS][:, :2]).all()
-    assert values(model)[POSITIONS].shape == (1, 2 + 64, 24)
-
-
-def test_a_square_grid_is_resized_for_an_oblong_one_of_as_many_patches(tmp_path):
-    """6 x 6 and 4 x 9 are both 36: the numbers alone would fit and be wrong."""
-    source, model = build(image_size=48), fresh(image_size=(32, 72))
-    report = load_weights(model, timm_state(source, tmp_path))
-    expected = resize.resize_positions(values(source)[POSITIONS], (6, 6), (4, 9), 1)
-    np.testing.assert_array_equal(values(model)[POSITIONS], expected)
-    assert "6 x 6 positions resized to 4 x 9" in report.adapted[POSITIONS]
-
-
-def test_source_grid_says_what_the_numbers_cannot(tmp_path):
-    source = build(image_size=(32, 72))
-    state = timm_state(source, tmp_path)
-    model = fresh(image_size=(32, 72))
-    load_weights(model, state, source_grid=(4, 9))
-    assert (values(model)[POSITIONS] == values(source)[POSITIONS]).all()
-    with pytest.raises(ValueError, match=r"37 positions in the file, which are no grid of 5 x 9"):
-        load_weights(model, state, source_grid=(5, 9))
-    state = timm_state(build(image_size=(16, 40)), tmp_path)  # 10 patches
-    with pytest.raises(ValueError, match="11 positions in the file, which is no square; give source_grid"):
-        load_weights(model, state)
-    load_weights(model, state, source_grid=(2, 5))
-
-
-def test_our_checkpoints_know_their_grid(tmp_path):
-    source, model = build(image_size=(16, 72)), fresh(image_size=(32, 72))
-    meta = {"preprocessing": {"image_size": [16, 72]}}
-    write_checkpoint(tmp_path / "last.safetensors", Checkpoint(values(source), meta))
-    report = load_weights(model, tmp_path)
-    assert report.adapted[POSITIONS] == "2 x 9 positions resized to 4 x 9"
-
-
-def test_patch_size():
-    source, model = build(), fresh(patch_size=4)
-    report = load_weights(model, source.state_dict())
-    expected = resize.resize_patches(values(source)[PATCHES], (4, 4))
-    np.testing.assert_array_equal(values(model)[PATCHES], expected)
-    assert report.adapted[PATCHES] == "patches of 8 x 8 resized to 4 x 4"
-    assert report.adapted[POSITIONS] == "4 x 4 positions resized to 8 x 8"
-
-
-@pytest.mark.parametrize(("channels", "what"), [(1, "summed to 1"), (5, "repeated to 5")])
-def test_in_channels(channels, what):
-    source, model = build(), fresh(in_channels=channels)
-    report = load_weights(model, source.state_dict())
-    np.testing.assert_array_equal(values(model)[PATCHES], resize.adapt_channels(values(source)[PATCHES], channels))
-    assert report.adapted == {PATCHES: f"3 input channels {what}"}
-
-
-def test_num_classes_leaves_the_new_classifier_alone():
-    model = fresh(num_classes=9)
-    report = load_weights(model, build().state_dict())
-    assert (values(model)["classifier.weight"] == 7).all()
-    assert (values(model)["classifier.bias"] == 7).all()
-    reason = "the file has 5 classes and the model 9; a new classifier is in place"
-    assert report.missing == {"classifier.weight": reason, "classifier.bias": reason}
-    assert report.left_out == dict.fromkeys(report.missing, "replaced by the new classifier")
-
-
-def test_a_model_without_classifier_leaves_the_files_out():
-    report = load_weights(fresh(num_classes=0), build().state_dict())
-    assert report.left_out == dict.fromkeys(["classifier.weight", "classifier.bias"], "the model has no classifier")
-
-
-@pytest.mark.parametrize("window", [2, 8])
-def test_window_of_swin(window):
-    source, model = build(SwinTransformer), fresh(SwinTransformer, window_size=window)
-    report = load_weights(model, source.state_dict())
-    name = "layers.0.blocks.1.attn.relative_position_bias_table"
-    np.testing.assert_array_equal(values(model)[name], resize.resize_bias_table(values(source)[name], window))
-    assert report.adapted[name] == f"position biases of windows of 4 x 4 resized to {window} x {window}"
-
-
-def test_resolution_transfer_of_swin_v2():
-    """Continuous position biases fit any window; the report says when their scale changes."""
-    state = build(SwinTransformerV2).state_dict()
-    state["layers.0.blocks.0.attn.relative_coords_table"] = np.zeros((1, 7, 7, 2), np.float32)
-    report = load_weights(fresh(SwinTransformerV2, window_size=8), state)
-    assert not report.adapted
-    note = "position biases learned in windows of 4 x 4 are spread over 8 x 8; pretrained_window_size=4 would"
-    assert report.notes == [f"{note} keep their scale"]
-    assert not load_weights(fresh(SwinTransformerV2, window_size=8, pretrained_window_size=4), state).notes
-    assert not load_weights(fresh(SwinTransformerV2), state).notes
-
-
-def test_a_class_token_with_and_without_position_gives_the_same_tokens():
-    x = paddle.to_tensor(fill("picture", [2, 3, 32, 32]))
-    source = build(FoundationTransformer, layer_scale=1.0)
-    model = fresh(FoundationTransformer, layer_scale=1.0, class_token="plain")
-    report = load_weights(model, source.state_dict())
-    assert report.adapted["patch_embedding.class_token"] == "its position added, as the model gives it none"
-    assert "one for the class token in the file and none before them in the model" in report.adapted[POSITIONS]
-    np.testing.assert_allclose(model(x).numpy(), source(x).numpy(), rtol=1e-5, atol=1e-6)
-
-    back = fresh(FoundationTransformer, layer_scale=1.0)
-    load_weights(back, model.state_dict())
-    np.testing.assert_allclose(back(x).numpy(), source(x).numpy(), rtol=1e-5, atol=1e-6)
-    assert (values(back)[POSITIONS][:, 0] == 0).all()
-
-
 # What surrounds the weights
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "model.", "backbone.", "net."])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "_orig_mod.module.",
+        "model.",
+        "backbone.",
+        "net.",
+        "model._orig_mod.",
+        "model.module.",
+        "module.model._orig_mod.",
+    ],
+)
 def test_prefixes(prefix, tmp_path):
     source, model = build(), fresh()
     state = {prefix + name: array for name, array in timm_state(source, tmp_path).items()}
-    load_weights(model, state)
+    state["n_averaged"] = np.array(3)
+    report = load_weights(model, state)
     assert (values(model)[POSITIONS] == values(source)[POSITIONS]).all()
+    assert report.left_out == {"n_averaged": "a counter of averaging"}
+
+
+@pytest.mark.parametrize("twin", ["module.cls_token", "model.module.cls_token"])
+def test_the_same_tensor_twice(twin, tmp_path):
+    prefix = twin.partition("module.")[0]
+    state = {prefix + name: array for name, array in timm_state(build(), tmp_path).items()}
+    state[twin] = state[prefix + "cls_token"] + 1
+    refuse(
+        fresh(), state, rf"The file holds cls_token twice, as {prefix}cls_token and as {twin}; leave one of them out"
+    )
+    state = {"vit.embeddings.cls_token": fill("a", [1, 1, 24]), "embeddings.cls_token": fill("b", [1, 1, 24])}
+    refuse(fresh(), state, r"holds patch_embedding\.class_token twice, as vit\.embeddings\.cls_token and as embeddings")
+
+
+def test_numbers_that_are_no_chunks():
+    """The blocks of other networks are numbered in each stage anew."""
+    state = {f"blocks.{stage}.0.conv.weight": fill("conv", [4, 4]) for stage in range(3)}
+    refuse(fresh(), state, "names its tensors in no known way")
 
 
 def test_what_lies_outside_of_a_prefix_is_left_out():
@@ -369,8 +283,54 @@ def test_whole_numbers_are_no_weights():
     refuse(fresh(), state, r"encoder\.norm\.bias holds int64 numbers, not weights")
 
 
+class Foreign:
+    """A tensor of another library."""
+
+    def __init__(self, array: np.ndarray, error: Exception | None = None) -> None:
+        self.array, self.error = array, error
+
+    def __array__(self, *_, **__) -> np.ndarray:
+        if self.error is not None:
+            raise self.error
+        return self.array
+
+
+def test_tensors_of_other_libraries():
+    model = fresh()
+    load_weights(model, {name: Foreign(array) for name, array in values(build()).items()})
+    assert (values(model)[POSITIONS] == values(build())[POSITIONS]).all()
+    refuse(model, {"a": Foreign(np.ones(2), TypeError("on a GPU"))}, r"a is a .*Foreign that cannot .* array: on a GPU")
+
+
+def test_classifiers_of_hugging_face_that_have_no_place_here(tmp_path):
+    """DeiT with one classifier for two tokens, and DINOv2's, which takes class token and mean."""
+    save_weights(build(DistilledVisualTransformer), tmp_path / "deit.safetensors", "hf")
+    tree = open_weights(tmp_path / "deit.safetensors").tree
+    state = {name.replace("cls_classifier", "classifier"): array.read() for name, array in tree.items()}
+    state = {name: array for name, array in state.items() if "distillation_classifier" not in name}
+    match = (
+        r"one classifier .* by allow_missing=\['classifier_distillation\.\*'\], or build the model with num_classes=0"
+    )
+    refuse(fresh(DistilledVisualTransformer), state, match)
+    report = load_weights(fresh(DistilledVisualTransformer), state, allow_missing=["classifier_distillation.*"])
+    assert "classifier.weight" in report.loaded
+
+    dino = dict(layer_scale=0.1, num_classes=0)
+    save_weights(build(FoundationTransformer, **dino), tmp_path / "dino.safetensors", "hf")
+    state = {name: array.read() for name, array in open_weights(tmp_path / "dino.safetensors").tree.items()}
+    state = {f"dinov2.{name}": array for name, array in state.items()}
+    state.update({"classifier.weight": fill("w", [5, 48]), "classifier.bias": fill("b", [5])})
+    refuse(
+        fresh(FoundationTransformer, layer_scale=0.1), state, "takes 48 features, class token and mean .* num_classes=0"
+    )
+    report = load_weights(fresh(FoundationTransformer, layer_scale=0.1, num_classes=9), state)
+    reason = "the file has 5 classes and the model 9; a new classifier is in place"
+    assert report.missing == {"classifier.weight": reason, "classifier.bias": reason}
+
+
 def test_no_tensors_and_several_dictionaries():
-    refuse(fresh(), {"epoch": 3}, "state holds no tensors")
+    refuse(fresh(), {"epoch": 3, "a": [1.0]}, "state holds no tensors, only int, list; give arrays, tensors or")
+    refuse(fresh(), {}, "state holds no tensors, only nothing")
     parts = {name: values(build()) for name in ("generator", "discriminator")}
     refuse(
         fresh(), parts, "holds several dictionaries of tensors, generator, discriminator; pass the one that is meant"

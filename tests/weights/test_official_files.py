@@ -190,6 +190,18 @@ def test_paddlevit_swin_with_its_buffers(tmp_path):
     assert report.left_out == dict.fromkeys(buffers, BUFFERS)
 
 
+def test_paddlevit_mae(tmp_path):
+    """The network that PaddleViT fine-tunes keeps its class token beside the patches."""
+    meta, expected = golden("paddlevit-vit_tiny_patch16_224")
+    state = {
+        f"patch_embedding.{name}" if name in ("cls_token", "position_embedding") else name: array
+        for name, array in golden_state(meta).items()
+    }
+    report = check(create_model(meta["model"]), write(tmp_path / "mae.pdparams", state), meta, expected)
+    assert report.dialect == "PaddleViT"
+    assert not report.left_out
+
+
 def _short(match: re.Match) -> str:
     return {"attention": "attn", "project": "proj"}[match[0]]
 

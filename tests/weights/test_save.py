@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from paddlevit.layers import sinusoid_table
 from paddlevit.models import create_model
 from paddlevit.models.deit import DistilledVisualTransformer
 from paddlevit.models.foundation import FoundationTransformer
@@ -14,6 +15,7 @@ from paddlevit.models.swin_v2 import SwinTransformerV2
 from paddlevit.models.t2t_vit import T2TViT
 from paddlevit.models.vit import VisualTransformer
 from paddlevit.weights import convert, load_weights, save_weights
+from paddlevit.weights.checkpoint import Checkpoint, write_checkpoint
 from paddlevit.weights.readers import open_weights
 from tests.golden.fill import fill
 from tests.golden.making import values as golden_state
@@ -86,6 +88,9 @@ NETWORKS = [
     (FoundationTransformer, {"mlp": "swiglu", "layer_scale": 0.1, "num_classes": 0}),
     (SwinTransformer, {}),
     (SwinTransformerV2, {}),
+    # Without a classifier only the numbers of the mergings tell timm's names from Microsoft's.
+    (SwinTransformer, {"num_classes": 0}),
+    (SwinTransformerV2, {"num_classes": 0}),
 ]
 
 
@@ -145,6 +150,11 @@ def test_what_hugging_face_has_no_place_for(tmp_path):
         (VisualTransformer, {"pool": "average"}, "Hugging Face's networks have a class token and this one has none"),
         (FoundationTransformer, {"pre_norm": True}, r"Hugging Face ViT has nothing for pre_norm\.weight"),
         (SwinTransformerV2, {}, "There are no hf names for a Swin Transformer V2; --to paddlevit works"),
+        (
+            SwinTransformer,
+            {"image_size": 24},
+            "Swin has windows of one size in all stages .* of 3 and 4; it cannot be wr",
+        ),
     ]:
         with pytest.raises(ValueError, match=match):
             save_weights(build(kind, **options), out, "hf")
@@ -152,6 +162,36 @@ def test_what_hugging_face_has_no_place_for(tmp_path):
     with pytest.raises(ValueError, match="There are no timm names for a T2T-ViT"):
         save_weights(t2t, out, "timm")
     assert list(tmp_path.iterdir()) == []
+
+
+NOT_ELSEWHERE = [
+    ({"norm_order": "post"}, r"norm_order='post'"),
+    ({"position": "none"}, r"position='none'"),
+    ({"position_merge": "concat"}, r"position_merge='concat'"),
+    ({"position": "sinusoidal", "position_merge": "concat"}, r"position_merge='concat'"),
+    ({"qk_scale": 0.5}, r"qk_scale=0\.5"),
+]
+
+
+@pytest.mark.parametrize("to", ["timm", "hf"])
+@pytest.mark.parametrize(("options", "match"), NOT_ELSEWHERE)
+def test_parts_that_others_do_not_have(options, match, to, tmp_path):
+    """From a network, and from its checkpoint."""
+    with pytest.raises(ValueError, match=f"{match}.* cannot be written for it"):
+        save_weights(build(**options), tmp_path / "out.safetensors", to)
+    meta = {"model_options": options, "preprocessing": {"image_size": [32, 32]}}
+    write_checkpoint(tmp_path / "best.safetensors", Checkpoint(values(build(**options)), meta))
+    if options.get("position") != "sinusoidal":  # of which a file does not tell how it is merged
+        with pytest.raises(ValueError, match=f"{match}.* cannot be written for it"):
+            convert(tmp_path / "best.safetensors", tmp_path / "out.safetensors", to)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_fixed_positions_are_written_as_values(tmp_path):
+    save_weights(build(position="sinusoidal"), tmp_path / "out.safetensors", "timm")
+    model = fresh()
+    load_weights(model, tmp_path / "out.safetensors")
+    np.testing.assert_array_equal(values(model)["patch_embedding.position_embedding"], sinusoid_table(17, 24))
 
 
 def test_suffixes_and_targets(tmp_path):
@@ -194,6 +234,75 @@ def test_registers_for_timm_have_no_class_position(tmp_path):
     timm, positions = read(tmp_path / "timm.safetensors"), source["patch_embedding.position_embedding"]
     np.testing.assert_array_equal(timm["cls_token"], source["patch_embedding.class_token"] + positions[:, :1])
     np.testing.assert_array_equal(timm["pos_embed"], positions[:, 1:])
+
+
+SIZES = [(24, 40), (32, 56)]  # 3 x 5 patches, a square with the class token, and 4 x 7, none either way
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("class_token", ["plain", "positioned"])
+def test_registers_and_oblong_grids(size, class_token, tmp_path):
+    """A position for the class token comes and goes by whose names a file has, not by its numbers."""
+    options = dict(image_size=size, layer_scale=0.1, num_classes=0, num_registers=4, class_token=class_token)
+    source = build(FoundationTransformer, **options)
+    count = (size[0] // 8) * (size[1] // 8)
+    meta = {"preprocessing": {"image_size": list(size)}}
+    write_checkpoint(tmp_path / "own.safetensors", Checkpoint(values(source), meta))
+    save_weights(source, tmp_path / "timm.safetensors", "timm")
+    save_weights(source, tmp_path / "hf.safetensors", "hf")
+    official = read(tmp_path / "hf.safetensors")  # Facebook's names, a position for the class token
+    official = {name: official[f"embeddings.{name}"] for name in ("cls_token", "register_tokens")}
+    official["pos_embed"] = read(tmp_path / "hf.safetensors")["embeddings.position_embeddings"]
+    timm = read(tmp_path / "timm.safetensors")
+    official = {**{name: timm[name] for name in timm if name not in ("reg_token", *official)}, **official}
+    write(tmp_path / "official.safetensors", official)
+    for start in ("own", "timm", "hf", "official"):
+        for to, name, rows in (("timm", "pos_embed", 0), ("hf", "embeddings.position_embeddings", 1)):
+            convert(tmp_path / f"{start}.safetensors", tmp_path / "out.safetensors", to)
+            written = read(tmp_path / "out.safetensors")
+            assert written[name].shape == (1, rows + count, 24), (start, to)
+            tokens = written["cls_token" if to == "timm" else "embeddings.cls_token"]
+            ours = source.patch_embedding.class_token.numpy()
+            if class_token == "positioned" and not (to == "hf" and start in ("own", "hf", "official")):
+                ours = ours + source.patch_embedding.position_embedding.numpy()[:, :1]
+            np.testing.assert_allclose(tokens, ours, rtol=1e-6, err_msg=f"{start} {to}")
+            np.testing.assert_array_equal(
+                written[name][:, rows:], source.patch_embedding.position_embedding.numpy()[:, -count:]
+            )
+
+
+def test_files_that_do_not_tell_their_positions(tmp_path):
+    options = dict(image_size=(32, 56), layer_scale=0.1, num_classes=0, class_token="plain")
+    save_weights(build(FoundationTransformer, **options), tmp_path / "timm.safetensors", "timm")
+    match = "does not tell whether the first of its 28 positions is the class token's: load it into its model and use"
+    with pytest.raises(ValueError, match=match):
+        convert(tmp_path / "timm.safetensors", tmp_path / "out.safetensors", "hf")
+    convert(tmp_path / "timm.safetensors", tmp_path / "out.safetensors", "timm")
+    equal(read(tmp_path / "out.safetensors"), read(tmp_path / "timm.safetensors"))
+
+
+def test_a_plain_vit_keeps_its_positions(tmp_path):
+    """3 x 5 patches and the class token are 16, a square."""
+    source = build(image_size=(24, 40))
+    for to in ("timm", "hf"):
+        save_weights(source, tmp_path / f"{to}.safetensors", to)
+        convert(tmp_path / f"{to}.safetensors", tmp_path / "ours.safetensors", "paddlevit")
+        equal(read(tmp_path / "ours.safetensors"), values(source))
+        convert(tmp_path / "ours.safetensors", tmp_path / "again.safetensors", to)
+        equal(read(tmp_path / "again.safetensors"), read(tmp_path / f"{to}.safetensors"))
+
+
+@pytest.mark.parametrize("kind", [SwinTransformer, SwinTransformerV2])
+def test_a_swin_of_timm_without_classifier(kind, tmp_path):
+    source = build(kind, num_classes=0, depths=(1, 1, 1), num_heads=(1, 2, 4), image_size=32, window_size=2)
+    save_weights(source, tmp_path / "timm.safetensors", "timm")
+    assert "layers.1.downsample.norm.weight" in read(tmp_path / "timm.safetensors")
+    report = convert(tmp_path / "timm.safetensors", tmp_path / "ours.safetensors", "paddlevit")
+    assert report.dialect == "timm"
+    equal(read(tmp_path / "ours.safetensors"), values(source))
+    title = "Microsoft Swin V2" if kind is SwinTransformerV2 else "Microsoft Swin"
+    assert convert(values(source), tmp_path / "timm2.safetensors", "timm").dialect == title
+    equal(read(tmp_path / "timm2.safetensors"), read(tmp_path / "timm.safetensors"))
 
 
 def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
