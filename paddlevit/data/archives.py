@@ -12,10 +12,12 @@ import io
 import os
 import pickle
 import re
+import secrets
 import shutil
 import tarfile
 import tempfile
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,9 @@ def read_cifar(data: DataConfig, config_path: str) -> tuple[ArraySource, ArraySo
         "100": ("train", b"fine_labels", b"fine_label_names"),
     }[kind]
     try:
-        with tarfile.open(path) as archive:
+        with gzip.open(path) as file:
+            content = io.BytesIO(file.read(LIMIT))  # to its end, where its checksum is
+        with tarfile.open(fileobj=content, mode="r:") as archive:
             members = {Path(member.name).name: member for member in archive if member.isfile()}
             meta = _unpickle(archive, members["batches.meta" if kind == "10" else "meta"])
             names = [name.decode() for name in meta[names_key]]
@@ -77,6 +81,7 @@ def read_cifar(data: DataConfig, config_path: str) -> tuple[ArraySource, ArraySo
         ValueError,
         TypeError,
         pickle.UnpicklingError,
+        zlib.error,
     ) as e:
         raise ConfigError(f"{path} is not the archive of {data.dataset}: {e or type(e).__name__}.") from e
 
@@ -155,9 +160,9 @@ def _download(address: str, checksum: str, path: Path) -> None:
     """Download to a temporary name, verify, rename: a file with the final name is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.md5(usedforsecurity=False)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+        with open(temporary, "wb") as file, urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
             while block := answer.read(1 << 20):
                 file.write(block)
                 digest.update(block)
@@ -165,7 +170,7 @@ def _download(address: str, checksum: str, path: Path) -> None:
             raise OSError("the checksum does not match")
         os.replace(temporary, path)
     except OSError as error:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise ConfigError(f"{address} could not be downloaded: {error}. Put the file at {path.absolute()}.") from error
 
 
@@ -201,7 +206,7 @@ def _read_idx(path: Path, axes: int) -> np.ndarray:
     try:
         with gzip.open(path) as file:
             content = file.read(LIMIT)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"{path} cannot be unpacked: {error}.") from error
     header = np.frombuffer(content[: 4 + 4 * axes], ">u4").astype(np.int64)
     if len(header) != 1 + axes or header[0] != IDX_MAGIC[axes] or len(content) != 4 + 4 * axes + np.prod(header[1:]):
@@ -213,15 +218,17 @@ def _unpack_flowers(archive_path: Path, folder: Path) -> None:
     """Write the archive's pictures, and nothing else, into `folder`; a folder with that name is whole."""
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".jpg."))
     try:
-        with tarfile.open(archive_path) as archive:
+        with gzip.open(archive_path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 name = Path(member.name).name
                 file = archive.extractfile(member) if member.isfile() and FLOWER_FILE.fullmatch(name) else None
                 if file is not None:
                     with open(temporary / name, "wb") as target:
                         shutil.copyfileobj(file, target)
+            while stream.read(1 << 20):  # to its end, where its checksum is
+                pass
         temporary.chmod(0o755)
         temporary.rename(folder)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         shutil.rmtree(temporary)
         raise ConfigError(f"{archive_path} cannot be unpacked: {error}.") from error

@@ -14,6 +14,7 @@ from paddlevit.data.lists import read_list
 from paddlevit.data.sampler import EpochSampler
 from paddlevit.data.shards import TarSource, read_shards
 from paddlevit.data.sources import FakeSource, FileList, FileSource, digits
+from paddlevit.data.splits import data_root
 from paddlevit.data.transforms import eval_transform, train_transform
 from paddlevit.preprocessing import Preprocessing
 
@@ -45,8 +46,14 @@ def build_datasets(
         ConfigError: The data are not there, or do not fit the model.
     """
     train, val = build_sources(config, preprocessing, config_path)
-    _check_head(config, train)
     data = config.data
+    for key, source in (("train", train), ("val", val)):
+        if not len(source.labels):
+            raise ConfigError(
+                f"The {key} part of {data_root(data).absolute()} has no pictures; put some there, or name another in "
+                f"data.{key}."
+            )
+    _check_head(config, train)
     return (
         ImageDataset(train, train_transform(preprocessing, config.augment), seed, data.bad_image),
         ImageDataset(val, eval_transform(preprocessing), seed, data.bad_image),
@@ -73,8 +80,8 @@ def build_sources(config: Config, preprocessing: Preprocessing, config_path: str
         return digits(test=False), digits(test=True)
     classes = config.model.num_classes or FAKE_CLASSES
     return (
-        FakeSource(data.fake_train, classes, preprocessing.image_size, channels, seed=0),
-        FakeSource(data.fake_val, classes, preprocessing.image_size, channels, seed=1),
+        FakeSource(data.fake_train, classes, preprocessing.image_size, channels, seed=0, task=data.task),
+        FakeSource(data.fake_val, classes, preprocessing.image_size, channels, seed=1, task=data.task),
     )
 
 

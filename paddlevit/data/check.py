@@ -6,6 +6,8 @@ import functools
 import hashlib
 import itertools
 import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Optional
@@ -16,7 +18,7 @@ from PIL import Image
 
 from paddlevit.data.ahead import work_ahead
 from paddlevit.data.dataset import ImageDataset, Source
-from paddlevit.data.images import Picture, load_image
+from paddlevit.data.images import EXTENSIONS, Picture, load_image
 
 LOGGER = logging.getLogger("paddlevit")
 QUICK_SAMPLE = 32
@@ -46,6 +48,8 @@ class PartReport:
     """Height and width of the picture with the shortest side."""
     largest: tuple[int, int] = (0, 0)
     """Height and width of the picture with the most pixels."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Ending -> how many files beside the pictures have it and are therefore not taken for pictures."""
 
 
 @dataclass
@@ -103,6 +107,7 @@ def check_sources(
     for name, source in (("train", train), ("val", val)):
         part = PartReport(name, len(source.labels), _per_class(source))
         digests.append(_read_all(source, part, workers, progress, timeout))
+        part.passed_over = _passed_over(source)
         parts.append(part)
     seen: dict[bytes, int] = {}
     contradictory = []
@@ -161,7 +166,7 @@ def _look(train: Source, val: Source, timeout: float) -> tuple[list[str], list[s
     unreadable, others = [], []
     for name, source in (("train", train), ("val", val)):
         part = PartReport(name, len(source.labels), _per_class(source))
-        chosen = np.unique(np.linspace(0, part.pictures - 1, QUICK_SAMPLE).astype(int)).tolist()
+        chosen = np.unique(np.linspace(0, part.pictures - 1, min(QUICK_SAMPLE, part.pictures)).astype(int)).tolist()
         for _, found in _examine_all(source, chosen, 1, timeout):
             unreadable += [f"{name}: {found.fault[1]}"] if found.fault else []
         others += class_problems(part, source.class_names)
@@ -207,6 +212,9 @@ def format_report(report: DataReport) -> str:
                 f"  smallest {part.smallest[0]} x {part.smallest[1]}  largest {part.largest[0]} x {part.largest[1]} "
                 "(height x width)"
             )
+        if part.passed_over:
+            endings = ", ".join(f"{ending} {count}" for ending, count in part.passed_over.items())
+            lines.append(f"  files beside the pictures that are not called as pictures are: {endings}")
         for kind, messages in part.bad.items():
             lines += [f"  {kind}: {len(messages)}", *(f"    {message}" for message in messages[:NAMED])]
     if report.parts[0].per_class.size:
@@ -236,6 +244,16 @@ def _per_class(source: Source) -> np.ndarray:
         return np.bincount(source.labels, minlength=len(source.class_names))
     marks = np.isin(source.labels, (0, 1)).all()
     return source.labels.sum(axis=0).astype(int) if marks else np.zeros(0, int)
+
+
+def _passed_over(source: Source) -> dict[str, int]:
+    """The most frequent ending first."""
+    counts: Counter[str] = Counter()
+    for folder in filter(os.path.isdir, sorted({os.path.dirname(path) for path in source.paths or ()})):
+        names = [entry.name.lower() for entry in os.scandir(folder) if entry.is_file()]
+        others = (name for name in names if not name.startswith(".") and not name.endswith(EXTENSIONS))
+        counts.update(os.path.splitext(name)[1] or "no ending" for name in others)
+    return dict(counts.most_common())
 
 
 def _read_all(

@@ -50,6 +50,8 @@ def read_folder(data: DataConfig, config_path: str) -> Parts:
     if not root.is_dir() or not any(root.iterdir()):
         raise missing(root, FOLDER_LAYOUT, config_path)
     train_folder = _part_folder(root, data.train, "train", TRAIN_NAMES) or root
+    if data.train is None and train_folder != root and _is_class(train_folder):
+        train_folder = root
     val_folder = _part_folder(root, data.val, "val", VAL_NAMES if train_folder != root else ())
     stated = read_class_names(data)
     keys = stated[0] if stated else _class_folders(train_folder)
@@ -98,6 +100,12 @@ def _part_folder(root: Path, stated: Optional[str], key: str, usual: tuple[str, 
     return next((root / name for name in usual if (root / name).is_dir()), None)
 
 
+def _is_class(folder: Path) -> bool:
+    """Whether a folder called train is one of several classes: it has none within, and others lie beside it."""
+    others = set(_class_folders(folder.parent)) - {*TRAIN_NAMES, *VAL_NAMES}
+    return not _class_folders(folder) and any(next(walk(folder.parent / name), None) for name in sorted(others))
+
+
 def _class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
@@ -127,7 +135,7 @@ def _scan(root: Path, folder: Path, keys: list[str], complete: bool) -> Part:
 def _words(root: Path) -> dict[str, str]:
     """WordNet id -> words, from a list beside the pictures, or from the package for ImageNet-1k."""
     lists = [root / name for name in WORD_LISTS if (root / name).is_file()]
-    lines = (lists[0] if lists else IMAGENET_WORDS).read_text("utf-8").splitlines()
+    lines = (lists[0] if lists else IMAGENET_WORDS).read_text("utf-8-sig").splitlines()
     return dict(line.split(maxsplit=1) for line in lines if WORDNET_ID.match(line) and len(line.split()) > 1)
 
 
@@ -142,7 +150,7 @@ def _flat_val(root: Path, folder: Path, keys: list[str], config_path: str) -> Pa
     index = {key: label for label, key in enumerate(keys)}
     files = {Path(path).stem: os.path.relpath(path, root) for path in walk(folder)}
     names, labels = [], []
-    with open(lists[0], encoding="utf-8", newline="") as lines:
+    with open(lists[0], encoding="utf-8-sig", newline="") as lines:
         for number, row in enumerate(csv.reader(lines), 1):
             fields = re.split(r"[\s,]+", " ".join(row).strip())
             if fields[0] in ("", "ImageId"):

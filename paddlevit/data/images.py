@@ -15,7 +15,10 @@ MAX_PIXELS = 89_478_485
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """No others are decoded: some, such as EPS, are programs that Pillow would start an interpreter for."""
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".npy")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".npy"),
+)
 
 ORIENTATION = 0x0112
 Picture = Union[Image.Image, np.ndarray]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Optional
 
 import numpy as np
 
 from paddlevit.config import ConfigError, DataConfig
+from paddlevit.data.images import EXTENSIONS
 from paddlevit.data.splits import Part, data_root, find_file, missing, read_class_names, split_off
 
 LIST_LAYOUT = (
     "a list (data.train: train.txt) of lines such as `cats/1.jpg 0` or `cats/1.jpg,cat`, paths relative to data.root"
 )
 DELIMITERS = ("\t", ",", ";", "|", " ")
-HEADERS = ("path", "file", "filename", "file_name", "filepath", "image", "image_id", "name")
-SEVERAL = "|"
+PICTURE_END = re.compile(rf"(?:{'|'.join(map(re.escape, EXTENSIONS))})(?:[\"']?( *[\t,;|]| )|\b)", re.IGNORECASE)
+SAMPLE = 100
 
 Rows = list[tuple[int, str, list[str]]]  # line number, path, labels
 
@@ -39,10 +42,11 @@ def read_list(data: DataConfig, config_path: str) -> tuple[Path, Part, Part, lis
     root = data_root(data)
     if data.train is None or not root.is_dir():
         raise missing(root if data.train is None else root / data.train, LIST_LAYOUT, config_path)
-    train_rows = _read_rows(data, find_file(data, data.train, "train"))
-    val_rows = _read_rows(data, find_file(data, data.val, "val")) if data.val is not None else None
     stated = read_class_names(data)
     keys, names = stated or (None, None)
+    known = frozenset(keys or ())
+    train_rows = _read_rows(data, find_file(data, data.train, "train"), known)
+    val_rows = _read_rows(data, find_file(data, data.val, "val"), known) if data.val is not None else None
     if data.task != "regression" and keys is None:
         keys = names = _class_names(train_rows + (val_rows or []), train_rows)
     elif data.task == "regression" and names is None:
@@ -55,7 +59,7 @@ def read_list(data: DataConfig, config_path: str) -> tuple[Path, Part, Part, lis
     return root, train, val, list(names or [])
 
 
-def _read_rows(data: DataConfig, path: Path) -> Rows:
+def _read_rows(data: DataConfig, path: Path, known: frozenset[str]) -> Rows:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -63,27 +67,68 @@ def _read_rows(data: DataConfig, path: Path) -> Rows:
     full = [line for line in lines if line.strip()]
     if not full:
         raise ConfigError(f"{path} is empty.")
-    delimiter = data.delimiter or next((mark for mark in DELIMITERS if all(mark in line for line in full[:100])), ",")
+    delimiter = data.delimiter or _find_delimiter(full[:SAMPLE], data.task)
     rows: Rows = []
+    header: Optional[list[str]] = None
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    for row in reader:
-        fields = [field.strip() for field in row if field.strip() or delimiter != " "]
-        if not fields or (not rows and fields[0].lower() in HEADERS):
-            continue
-        if data.task == "classes" and len(fields) > 2:  # an unquoted path that contains the delimiter
-            fields = [delimiter.join(fields[:-1]), fields[-1]]
-        if len(fields) < 2 and data.task != "multi_label":
-            raise ConfigError(f"{path} line {reader.line_num}: {lines[reader.line_num - 1]!r} has no label.")
-        labels = [label.strip() for field in fields[1:] for label in field.split(SEVERAL) if label.strip()]
-        rows.append((reader.line_num, _inside(data, path, reader.line_num, fields[0]), labels))
+    try:
+        for row in reader:
+            fields = [field.strip() for field in row if field.strip() or delimiter != " "]
+            if not any(fields):
+                continue
+            number, line = reader.line_num, lines[reader.line_num - 1]
+            if header is None:
+                header = fields if _is_header(data, line, delimiter) else []
+                if header:
+                    continue
+            start = 1 if header and not header[0] else 0  # behind the index that pandas writes
+            fields = fields[start:] or [""]
+            if data.task == "classes" and len(fields) > 2:  # an unquoted path that contains the delimiter
+                whole = next(csv.reader([line], delimiter=delimiter))  # with the spaces behind delimiters
+                fields = [delimiter.join(whole[start:-1]).strip(), fields[-1]]
+            labels = _labels(fields[1:], data.task, known)
+            if not labels and data.task != "multi_label":
+                raise ConfigError(f"{path} line {number}: {line!r} has no label.")
+            rows.append((number, _inside(data, path, number, fields[0]), labels))
+    except csv.Error as error:
+        raise ConfigError(f"{path} line {reader.line_num} cannot be read: {error}.") from error
     if not rows:
         raise ConfigError(f"{path} names no pictures.")
     return rows
 
 
+def _find_delimiter(lines: list[str], task: str) -> str:
+    """What most often follows the name of a picture; without such names, a mark that all lines have, or most."""
+    matches = [match[1] for match in map(PICTURE_END.search, lines) if match and match[1]]
+    found = Counter(mark.strip(" ") or " " for mark in matches)
+    if found:
+        return found.most_common(1)[0][0]
+    marks = sorted(DELIMITERS, key=lambda mark: task == "multi_label" and mark == "|")  # which there separates labels
+    counts = {mark: sum(mark in line for line in lines) for mark in marks}
+    least = (len(lines), len(lines) // 2 + 1)
+    return next((mark for count in least for mark in marks if counts[mark] >= count), ",")
+
+
+def _is_header(data: DataConfig, line: str, delimiter: str) -> bool:
+    """Whether a line holds the titles of columns: nothing in it looks like a picture, and no file is called so."""
+    names = (line.split(delimiter)[0].strip(' "'), line.rpartition(delimiter)[0].strip(' "'))
+    return not PICTURE_END.search(line) and not any(os.path.isfile(os.path.join(data_root(data), n)) for n in names)
+
+
+def _labels(fields: list[str], task: str, known: frozenset[str]) -> list[str]:
+    """The labels, or numbers, of a line; several are in columns of their own, or have a bar or comma between them."""
+    if task != "classes":
+        fields = [part.strip() for field in fields for part in field.split("|")]
+    if task == "multi_label":
+        fields = [part.strip() for field in fields for part in ([field] if field in known else field.split(","))]
+    return [field for field in fields if field]
+
+
 def _inside(data: DataConfig, path: Path, line: int, name: str) -> str:
     """A path of the list relative to the root; ConfigError when it leads out of it and that is not allowed."""
     root = os.path.abspath(data_root(data))
+    if "\\" in name and not os.path.isfile(os.path.join(root, name)):  # written on Windows
+        name = name.replace("\\", "/")
     full = os.path.normpath(os.path.join(root, name))
     if data.allow_outside_root:
         return full

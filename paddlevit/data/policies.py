@@ -202,9 +202,12 @@ def build_policy(text: str) -> Policy:
     operations = operations or ("increasing" if values.get("inc") else "fixed")
     check_choice(f"the operations of auto_augment {text}", operations, RAND_SETS)
     weights, total = RAND_SETS[operations], sum(RAND_SETS[operations].values())
+    draws = int(values.get("n", 2))
+    if operations in WEIGHTED_SETS and draws > len(weights):
+        raise ValueError(f"auto_augment is {text!r}; n is {draws}, but {operations} has {len(weights)} operations.")
     return Policy(
         groups=tuple(((name, values.get("p", 0.5), values.get("m", TOP_LEVEL)),) for name in weights),
-        draws=int(values.get("n", 2)),
+        draws=draws,
         weights=tuple(weight / total for weight in weights.values()) if operations in WEIGHTED_SETS else None,
         level_std=float("inf") if level_std > 100 else level_std,
         top_level=values.get("mmax", TOP_LEVEL),

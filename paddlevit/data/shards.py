@@ -6,12 +6,14 @@ sample has a number, an order that depends on the seed alone, and nothing is unp
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
 import os
+import posixpath
+import secrets
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +30,12 @@ TAR_LAYOUT = (
     "CLASS/picture.jpg"
 )
 LABEL_LIMIT = 1 << 16
-TEXT_LABELS = (".cls", ".txt")
+RANKS = {".txt": 1, ".json": 2, ".cls": 3}
+"""Of several labels beside a picture the highest rank counts; 0 is the folder's name."""
+MEANT = RANKS[".json"]
+"""From this rank on a label is nothing else; a text may also be a caption, and a folder any folder."""
+INDEX = 2
+"""Another number makes the lists of earlier versions void."""
 
 
 class Members(NamedTuple):
@@ -45,7 +52,9 @@ class Members(NamedTuple):
     name: np.ndarray
     """[n] bytes, its name inside the file."""
     label: np.ndarray
-    """[n] bytes, the text of its label."""
+    """[n] bytes, the text of its label; empty if it has none."""
+    rank: np.ndarray
+    """[n] int8, where the label comes from: see RANKS."""
 
 
 class TarSource:
@@ -121,11 +130,12 @@ def read_shards(data: DataConfig, channels: int, config_path: str) -> tuple[TarS
     patterns = ([data.train or "train*.tar"], [data.val] if data.val else ["val*.tar", "test*.tar"])
     parts = []
     for choices in patterns:
-        found = [sorted(glob.glob(str(root / pattern))) for pattern in choices]
+        found = [sorted(glob.glob(os.path.join(glob.escape(str(root)), pattern))) for pattern in choices]
         shards = next((shards for shards in found if shards), [])
         if not shards:
             raise missing(root / choices[0], TAR_LAYOUT, config_path)
         parts.append(_list_members(root, shards))
+    _check_labels(parts)
     stated = read_class_names(data)
     keys, names = stated or (None, None)
     if keys is None or names is None:
@@ -144,6 +154,19 @@ def read_shards(data: DataConfig, channels: int, config_path: str) -> tuple[TarS
     return made[0], made[1]
 
 
+def _check_labels(parts: list[Members]) -> None:
+    """ConfigError if some pictures have labels and others only a caption or a folder, which would become a class."""
+    least = min(MEANT, max(int(part.rank.max()) for part in parts))
+    for part in parts:
+        without = np.flatnonzero((part.rank < least) | (part.label == b""))
+        if without.size:
+            shard, name = part.shards[part.shard[without[0]]], os.fsdecode(bytes(part.name[without[0]]))
+            raise ConfigError(
+                f"{shard}: {name} has no label ({without.size} of {len(part.name)} pictures have none); expected are "
+                f"{TAR_LAYOUT}."
+            )
+
+
 def _classes(texts: np.ndarray) -> list[str]:
     """Whole numbers stand for themselves, words in alphabetical order."""
     labels = [text.decode() for text in texts.tolist()]
@@ -154,7 +177,7 @@ def _classes(texts: np.ndarray) -> list[str]:
 
 def _list_members(root: Path, shards: list[str]) -> Members:
     """The pictures of all shards, from the list of an earlier run if the shards have not changed since."""
-    state = [[shard, os.path.getsize(shard), os.stat(shard).st_mtime_ns] for shard in shards]
+    state = [INDEX, *([shard, os.path.getsize(shard), os.stat(shard).st_mtime_ns] for shard in shards)]
     key = hashlib.blake2b(json.dumps(state).encode(), digest_size=8).hexdigest()
     remembered = root / f".paddlevit-{key}.npz"
     if remembered.is_file():
@@ -162,63 +185,74 @@ def _list_members(root: Path, shards: list[str]) -> Members:
             with np.load(remembered, allow_pickle=False) as file:
                 return Members(shards, *(file[name] for name in Members._fields[1:]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            remembered.unlink()
-    columns: list[list] = [[], [], [], [], []]
+            pass  # it is made anew
+    columns: list[list] = [[], [], [], [], [], []]
     for number, shard in enumerate(shards):
-        for offset, size, name, label in _list_shard(shard):
-            for column, value in zip(columns, (number, offset, size, name, label)):
+        for row in _list_shard(shard):
+            for column, value in zip(columns, (number, *row)):
                 column.append(value)
     if not columns[0]:
         raise ConfigError(f"{shards[0]} ... hold no pictures with labels; expected are {TAR_LAYOUT}.")
-    kinds = (np.int32, np.int64, np.int64, bytes, bytes)
+    kinds = (np.int32, np.int64, np.int64, bytes, bytes, np.int8)
     members = Members(shards, *(np.array(column, kind) for column, kind in zip(columns, kinds)))
     _remember(remembered, members)
     return members
 
 
-def _list_shard(shard: str) -> list[tuple[int, int, bytes, bytes]]:
-    """Offset, size, name and label of each picture of one tar file."""
+def _list_shard(shard: str) -> list[tuple[int, int, bytes, bytes, int]]:
+    """Offset, size, name, label and its rank of each picture of one tar file."""
     pictures: list[tuple[int, int, str]] = []
-    labels: dict[str, str] = {}
+    texts: list[tuple[int, str, bytes]] = []
     try:
         with tarfile.open(shard, "r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps every header in memory
-                stem, extension = os.path.splitext(member.name)
-                if not member.isfile() or os.path.basename(stem).startswith("."):
+                name = posixpath.normpath(member.name)
+                extension = os.path.splitext(name)[1].lower()
+                if not member.isfile() or os.path.basename(name).startswith("."):
                     continue
-                if extension.lower() in EXTENSIONS:
-                    pictures.append((member.offset_data, member.size, member.name))
-                elif extension in (*TEXT_LABELS, ".json") and member.size < LABEL_LIMIT:
+                if extension in EXTENSIONS:
+                    pictures.append((member.offset_data, member.size, name))
+                elif extension in RANKS and member.size < LABEL_LIMIT:
                     file = archive.extractfile(member)
-                    labels.setdefault(stem, _label(extension, file.read() if file is not None else b""))
+                    texts.append((RANKS[extension], name, file.read() if file is not None else b""))
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise ConfigError(f"{shard} cannot be read: {error}. Only plain, uncompressed tar files serve.") from error
+        raise ConfigError(f"{shard} cannot be read: {error}. Only whole, uncompressed tar files serve.") from error
+    labels: dict[str, tuple[int, str]] = {}
+    for rank, name, content in sorted(texts, key=lambda text: -text[0]):
+        stem = os.path.splitext(name)[0]
+        label = _label(shard, name, content) if stem not in labels else ""
+        if label:
+            labels[stem] = rank, label
     listed = []
     for offset, size, name in pictures:
-        label = labels.get(os.path.splitext(name)[0], os.path.basename(os.path.dirname(name)))
-        if not label:
-            raise ConfigError(f"{shard}: {name} has no label; expected are {TAR_LAYOUT}.")
-        listed.append((offset, size, os.fsencode(name), label.encode()))
+        folder = posixpath.basename(posixpath.dirname(name))
+        rank, label = labels.get(os.path.splitext(name)[0], (0, "" if folder == ".." else folder))
+        listed.append((offset, size, os.fsencode(name), label.encode(), rank))
     return listed
 
 
-def _label(extension: str, content: bytes) -> str:
-    if extension in TEXT_LABELS:
-        return content.decode("utf-8").strip()
-    values = json.loads(content)
+def _label(shard: str, name: str, content: bytes) -> str:
+    """What a file beside a picture says of its class; nothing if it does not."""
+    try:
+        if not name.lower().endswith(".json"):
+            return content.decode("utf-8").strip()
+        values = json.loads(content)
+    except ValueError as error:
+        raise ConfigError(f"{shard}: {name} is not a label: {error}.") from error
     if not isinstance(values, dict):
-        raise ValueError("a .json beside a picture is no object")
-    found = [values[key] for key in ("label", "cls", "class") if key in values]
+        raise ConfigError(f"{shard}: {name} is not a label: it is no object.")
+    found = [values[key] for key in ("label", "cls", "class") if values.get(key) is not None]
     return str(found[0]) if found else ""
 
 
 def _remember(path: Path, members: Members) -> None:
     """Write the list beside the shards; a folder that cannot be written to goes without."""
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".paddlevit-", suffix=".npz")
+        with open(temporary, "wb") as file:  # with the usual mode: others who share the folder read it too
+            np.savez(file, **{name: getattr(members, name) for name in Members._fields[1:]})
+        os.replace(temporary, path)
     except OSError:
-        return
-    with os.fdopen(handle, "wb") as file:
-        np.savez(file, **{name: getattr(members, name) for name in Members._fields[1:]})
-    os.replace(temporary, path)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

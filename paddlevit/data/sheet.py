@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from paddlevit.data.dataset import ImageDataset
 from paddlevit.data.mixing import Mixing
-from paddlevit.data.sampler import EpochSampler
+from paddlevit.data.sampler import EpochSampler, SampleKey
 from paddlevit.preprocessing import Preprocessing
 
 COLUMNS = 8
@@ -26,6 +26,8 @@ SHOWN_SHARE = 0.05
 def contact_sheet(dataset: ImageDataset, path: Path, mixing: Optional[Mixing] = None, count: int = 32) -> None:
     """Write the first pictures of an epoch, after augmentation and mixing, as one PNG.
 
+    A picture that cannot be read leaves its tile empty.
+
     Args:
         dataset: Training or evaluation data.
         path: The file.
@@ -34,7 +36,7 @@ def contact_sheet(dataset: ImageDataset, path: Path, mixing: Optional[Mixing] = 
     """
     sampler = EpochSampler(len(dataset), min(count, len(dataset)), shuffle=True, seed=dataset.seed)
     keys = next(iter(sampler))
-    images = np.stack([dataset[key][0] for key in keys])  # [B, C, H, W]
+    images = np.stack([_sample(dataset, key) for key in keys])  # [B, C, H, W]
     labels = dataset.labels[[key.index for key in keys]]
     if mixing is not None:
         mixed = mixing(paddle.to_tensor(images), paddle.to_tensor(labels), np.random.default_rng(dataset.seed))
@@ -61,6 +63,14 @@ def pixels_of(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     values = np.clip((image * std + mean) * 255 + 0.5, 0, 255).astype(np.uint8)
     values = values[:3] if len(values) >= 3 else np.repeat(values[:1], 3, axis=0)
     return values.transpose(1, 2, 0)  # [H, W, 3]
+
+
+def _sample(dataset: ImageDataset, key: SampleKey) -> np.ndarray:
+    """[C, H, W]; of the mean's colour if it cannot be read."""
+    try:
+        return dataset[key][0]
+    except ValueError:
+        return np.zeros(dataset.image_shape, np.float32)
 
 
 def _tile(image: np.ndarray, preprocessing: Preprocessing) -> Image.Image:

@@ -14,6 +14,7 @@ from paddlevit.data.images import MAX_PIXELS, Picture, load_image
 
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 FAKE_GRID = 4
+FAKE_LEVELS = 10
 
 
 class FileList(Sequence[str]):
@@ -103,18 +104,35 @@ class FakeSource:
         image_size: Height and width.
         channels: Any number.
         seed: Of the noise; the patterns are the same for every seed.
+        task: classes, multi_label (each picture has one mark) or regression (each pattern has its level, from 0 to 1,
+            for all `num_classes` numbers).
     """
 
-    def __init__(self, count: int, num_classes: int, image_size: tuple[int, int], channels: int, seed: int) -> None:
-        self.labels = np.arange(count, dtype=np.int64) % num_classes
-        self.class_names = [f"class {k}" for k in range(num_classes)]
+    def __init__(
+        self,
+        count: int,
+        num_classes: int,
+        image_size: tuple[int, int],
+        channels: int,
+        seed: int,
+        task: str = "classes",
+    ) -> None:
+        self._patterns = np.arange(count, dtype=np.int64) % (FAKE_LEVELS if task == "regression" else num_classes)
+        self.labels = self._patterns  # [n]
+        if task == "multi_label":
+            self.labels = (self._patterns[:, None] == np.arange(num_classes)).astype(np.float32)  # [n, K]
+        elif task == "regression":
+            levels = np.linspace(0, 1, FAKE_LEVELS, dtype=np.float32)[self._patterns]
+            self.labels = np.repeat(levels[:, None], num_classes, axis=1)  # [n, K]
+        word = "value" if task == "regression" else "class"
+        self.class_names = [f"{word} {k}" for k in range(num_classes)]
         self.paths: Optional[Sequence[str]] = None
         self.image_size, self.channels, self.seed = image_size, channels, seed
 
     def image(self, index: int, least_side: Optional[int] = None) -> Picture:
         """One picture, always whole."""
         height, width = self.image_size
-        pattern = np.random.default_rng([0, int(self.labels[index])])
+        pattern = np.random.default_rng([0, int(self._patterns[index])])
         grid = pattern.integers(48, 208, (FAKE_GRID, FAKE_GRID, self.channels))
         rows, columns = np.arange(height) * FAKE_GRID // height, np.arange(width) * FAKE_GRID // width
         noise = np.random.default_rng([1, self.seed, index]).integers(-48, 48, (height, width, self.channels))

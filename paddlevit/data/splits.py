@@ -50,6 +50,9 @@ def split_off(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
 
     Returns:
         The part to train on and the part to evaluate on, in the order of `part`.
+
+    Raises:
+        ConfigError: No class has two files.
     """
     keys = np.array([_hash(name, seed) for name in part.names], np.uint64)
     groups = part.labels if part.labels.ndim == 1 else np.zeros(len(part.names), np.int64)
@@ -58,6 +61,11 @@ def split_off(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
         places = np.flatnonzero(groups == group)
         count = min(max(1, round(len(places) * fraction)), len(places) - 1)
         held[places[np.argsort(keys[places], kind="stable")[:count]]] = True
+    if not held.any():
+        raise ConfigError(
+            f"No class has two pictures, one of which could be split off to evaluate on ({len(part.names)} in all); "
+            "add pictures, or name some others in data.val."
+        )
     return take(part, np.flatnonzero(~held)), take(part, np.flatnonzero(held))
 
 
@@ -87,7 +95,7 @@ def read_class_names(data: DataConfig) -> Optional[tuple[list[str], list[str]]]:
     """
     if data.classes is None:
         return None
-    lines = [line.strip() for line in find_file(data, data.classes, "classes").read_text("utf-8").splitlines()]
+    lines = [line.strip() for line in find_file(data, data.classes, "classes").read_text("utf-8-sig").splitlines()]
     lines = [line for line in lines if line]
     if not lines or len(set(lines)) < len(lines):
         raise ConfigError(f"data.classes {data.classes!r} must hold one class per line, each once.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +38,12 @@ def class_folder(root: Path, counts: dict[str, int], size: tuple[int, int] = (12
         for number in range(count):
             picture(*size, seed=1000 * place + number).save(root / name / f"{number}.png")
     return root
+
+
+def pack(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
+    """A tar file of files: name -> content."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))

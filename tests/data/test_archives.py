@@ -1,38 +1,25 @@
-"""The small public data sets from local archives, and pictures inside tar files."""
+"""The small public data sets from local archives, the digits of the package, and generated pictures."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-import json
 import pickle
 import struct
-import tarfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from paddlevit.config import Config, ConfigError, DataConfig
-from paddlevit.data import EpochSampler, build_datasets, build_loader, build_sampler
+from paddlevit.data import EpochSampler, build_datasets, build_sampler
 from paddlevit.data.archives import _download, read_cifar, read_flowers, read_mnist
 from paddlevit.data.matlab import read_mat
-from paddlevit.data.shards import read_shards
 from paddlevit.data.sources import FakeSource, digits
 from paddlevit.preprocessing import Preprocessing
-from tests.data.pictures import encoded, picture
+from tests.data.pictures import encoded, pack, picture
 
 RECIPE = Preprocessing(image_size=(8, 8))
-
-
-def _tar(path, members, mode="w"):
-    with tarfile.open(path, mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
 
 
 def _config(name, root, **keys):
@@ -62,7 +49,7 @@ def _cifar(kind):
 @pytest.mark.parametrize("kind", ["10", "100"])
 def test_cifar(tmp_path, kind):
     members = _cifar(kind)
-    _tar(tmp_path / f"cifar-{kind}-python.tar.gz", members, "w:gz")
+    pack(tmp_path / f"cifar-{kind}-python.tar.gz", members, "w:gz")
     train, test = read_cifar(_config(f"cifar{kind}", tmp_path), "c.yaml")
     assert (train.images.shape, test.images.shape) == ((4, 32, 32, 3), (3, 32, 32, 3))
     assert train.class_names == ["a", "b", "c"]
@@ -74,6 +61,40 @@ def test_cifar(tmp_path, kind):
     assert train_set[0][0].shape == (3, 8, 8)
 
 
+def _flipped(path, good, places):
+    for place in places:
+        bad = bytearray(good)
+        bad[place] ^= 0x5A
+        path.write_bytes(bad)
+        yield place
+
+
+def test_a_damaged_archive_is_one_line(tmp_path):
+    """Wherever a byte is wrong: in the stream, whose checksum is at the very end, or in the checksum."""
+    cifar = tmp_path / "cifar-10-python.tar.gz"
+    pack(cifar, _cifar("10"), "w:gz")
+    good = cifar.read_bytes()
+    for _ in _flipped(cifar, good, [*range(60, len(good), len(good) // 60), len(good) - 6]):
+        with pytest.raises(ConfigError, match="is not the archive of cifar10"):
+            read_cifar(_config("cifar10", tmp_path), "c.yaml")
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(_idx(rng.integers(0, 60, (9, 28, 28), np.uint8)))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(_idx(np.zeros(9, np.uint8)))
+    images = tmp_path / "train-images-idx3-ubyte.gz"
+    good = images.read_bytes()
+    for _ in _flipped(images, good, range(20, len(good), len(good) // 60)):
+        with pytest.raises(ConfigError, match="cannot be unpacked"):
+            read_mnist(_config("mnist", tmp_path), "c.yaml")
+    _flowers(tmp_path)
+    flowers = tmp_path / "102flowers.tgz"
+    good = flowers.read_bytes()
+    for _ in _flipped(flowers, good, [*range(60, len(good), len(good) // 30), len(good) - 6]):
+        with pytest.raises(ConfigError, match="cannot be unpacked"):
+            read_flowers(_config("flowers102", tmp_path), "c.yaml")
+    assert not (tmp_path / "jpg").exists()
+
+
 class Evil:
     """A pickle that would run code."""
 
@@ -83,7 +104,7 @@ class Evil:
 
 def test_an_archive_cannot_run_code(tmp_path, capsys):
     members = {**_cifar("10"), "cifar-10-batches-py/test_batch": pickle.dumps(Evil(), protocol=2)}
-    _tar(tmp_path / "cifar-10-python.tar.gz", members, "w:gz")
+    pack(tmp_path / "cifar-10-python.tar.gz", members, "w:gz")
     with pytest.raises(
         ConfigError, match=r"is not the archive of cifar10: it holds __builtin__\.print, which CIFAR does"
     ):
@@ -96,14 +117,14 @@ def test_damaged_and_missing_archives(tmp_path):
         read_cifar(_config("cifar10", tmp_path), "c.yaml")
     members = _cifar("10")
     path = tmp_path / "cifar-10-python.tar.gz"
-    _tar(path, members, "w:gz")
+    pack(path, members, "w:gz")
     whole = path.read_bytes()
     for damaged in (whole[:500], b"no archive", b""):
         path.write_bytes(damaged)
         with pytest.raises(ConfigError, match="is not the archive of cifar10"):
             read_cifar(_config("cifar10", tmp_path), "c.yaml")
     members.pop("cifar-10-batches-py/batches.meta")
-    _tar(path, members, "w:gz")
+    pack(path, members, "w:gz")
     with pytest.raises(ConfigError, match=r"is not the archive of cifar10: 'batches\.meta'"):
         read_cifar(_config("cifar10", tmp_path), "c.yaml")
 
@@ -177,7 +198,7 @@ def test_matlab_files(tmp_path, compress):
 def _flowers(tmp_path, extra=None):
     """Ten pictures of three flowers; 1-2 train, 3-4 valid, 5-10 test."""
     pictures = {f"jpg/image_{k:05d}.jpg": encoded(picture(seed=k), "JPEG") for k in range(1, 11)}
-    _tar(tmp_path / "102flowers.tgz", {**pictures, **(extra or {})}, "w:gz")
+    pack(tmp_path / "102flowers.tgz", {**pictures, **(extra or {})}, "w:gz")
     labels = np.array([[1, 2, 3, 1, 2, 3, 1, 2, 3, 1]], np.uint8)
     (tmp_path / "imagelabels.mat").write_bytes(_mat(labels=labels))
     ids = {"trnid": [1, 2], "valid": [3, 4], "tstid": [5, 6, 7, 8, 9, 10]}
@@ -222,112 +243,6 @@ def test_downloads_are_verified_and_whole(tmp_path):
     with pytest.raises(ConfigError, match="could not be downloaded"):
         _download((tmp_path / "missing").as_uri(), "0" * 32, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "source"]
-
-
-def _shard(path, first, count, label=lambda k: str(k % 3), kind="cls"):
-    members = {}
-    for k in range(first, first + count):
-        members[f"{k:06d}.png"] = encoded(picture(8, 8, seed=k))
-        members[f"{k:06d}.{kind}"] = label(k).encode()
-    _tar(path, members)
-
-
-def test_shards(tmp_path):
-    for number in range(3):
-        _shard(tmp_path / f"train-{number}.tar", 10 * number, 10)
-    _shard(tmp_path / "val-0.tar", 100, 4)
-    config = Config(data=_config("tar", tmp_path, batch_size=5, shuffle_window=4))
-    for _ in range(2):  # the second time from the remembered list
-        train, val = build_datasets(config, RECIPE)
-        assert (len(train), len(val), train.class_names) == (30, 4, ["0", "1", "2"])
-        assert train.labels.tolist() == [k % 3 for k in range(30)]
-        assert train.paths[11] == str(tmp_path / "train-1.tar" / "000011.png")
-        assert np.array_equal(np.asarray(train.source.image(17)), np.asarray(picture(8, 8, seed=17)))
-        assert len(list(tmp_path.glob(".paddlevit-*.npz"))) == 2
-    sampler = build_sampler(config, train, training=True)
-    order = [key.index for batch in sampler for key in batch]
-    assert sorted(order) == list(range(30))
-    assert len({index // 10 for index in order[:8]}) == 1  # one file after the other
-    images = [np.concatenate([b[0].numpy() for b in build_loader(train, sampler, workers)]) for workers in (0, 2)]
-    assert np.array_equal(*images)
-
-
-def test_a_changed_shard_is_listed_again(tmp_path):
-    _shard(tmp_path / "train-0.tar", 0, 3)
-    _shard(tmp_path / "val-0.tar", 0, 3)
-    assert len(read_shards(_config("tar", tmp_path), 3, "c.yaml")[0].labels) == 3
-    _shard(tmp_path / "train-0.tar", 0, 6)
-    assert len(read_shards(_config("tar", tmp_path), 3, "c.yaml")[0].labels) == 6
-    for remembered in tmp_path.glob(".paddlevit-*.npz"):
-        remembered.write_bytes(b"damaged")
-    assert len(read_shards(_config("tar", tmp_path), 3, "c.yaml")[0].labels) == 6
-
-
-def test_labels_in_json_and_in_folders(tmp_path):
-    _shard(tmp_path / "train.tar", 0, 3, label=lambda k: json.dumps({"label": k}), kind="json")
-    _tar(tmp_path / "val.tar", {"2/a.png": encoded(picture()), "1/b.png": encoded(picture()), "._c.png": b""})
-    train, val = read_shards(_config("tar", tmp_path), 3, "c.yaml")
-    assert (train.labels.tolist(), val.labels.tolist()) == ([0, 1, 2], [2, 1])
-    (tmp_path / "names.txt").write_text("zero\none\ntwo\n")
-    assert read_shards(_config("tar", tmp_path, classes="names.txt"), 3, "c.yaml")[0].class_names == [
-        "zero",
-        "one",
-        "two",
-    ]
-
-
-def test_shard_errors(tmp_path):
-    with pytest.raises(ConfigError, match=r"There are no data in .*train\*\.tar\. Expected is tar files"):
-        read_shards(_config("tar", tmp_path), 3, "c.yaml")
-    (tmp_path / "train.tar").write_bytes(gzip.compress(b"x" * 2000))
-    _shard(tmp_path / "val.tar", 0, 1)
-    with pytest.raises(ConfigError, match=r"train\.tar cannot be read: .* Only plain, uncompressed tar files serve"):
-        read_shards(_config("tar", tmp_path), 3, "c.yaml")
-    _tar(tmp_path / "train.tar", {"a.png": b"x"})
-    with pytest.raises(ConfigError, match=r"train\.tar: a\.png has no label"):
-        read_shards(_config("tar", tmp_path), 3, "c.yaml")
-    _tar(tmp_path / "train.tar", {"a.png": b"x", "a.json": b"5"})
-    with pytest.raises(ConfigError, match=r"train\.tar cannot be read: a \.json beside a picture is no object"):
-        read_shards(_config("tar", tmp_path), 3, "c.yaml")
-    _tar(tmp_path / "train.tar", {"a.txt": b"1"})
-    with pytest.raises(ConfigError, match=r"train\.tar \.\.\. hold no pictures with labels"):
-        read_shards(_config("tar", tmp_path), 3, "c.yaml")
-    _shard(tmp_path / "train.tar", 0, 2, label=lambda k: "cow")
-    (tmp_path / "names.txt").write_text("cat\n")
-    with pytest.raises(ConfigError, match=r"the label '0' is none of 1 classes|the label 'cow' is none of 1 classes"):
-        read_shards(_config("tar", tmp_path, classes="names.txt"), 3, "c.yaml")
-
-
-def test_pictures_in_shards_have_the_stated_limit(tmp_path):
-    for name in ("train", "val"):
-        _shard(tmp_path / f"{name}.tar", 0, 1)
-    assert read_shards(_config("tar", tmp_path, max_pixels=64), 3, "c.yaml")[0].image(0).size == (8, 8)
-    small, _ = read_shards(_config("tar", tmp_path, max_pixels=63), 3, "c.yaml")
-    with pytest.raises(ValueError, match="it has 8 x 8 pixels, and the limit is 63"):
-        small.image(0)
-
-
-def test_shards_write_nothing_but_their_list(tmp_path):
-    """A member's name is never a path on this machine."""
-    root = tmp_path / "root"
-    root.mkdir()
-    for part in ("train", "val"):
-        _tar(root / f"{part}.tar", {"../../cat/escaped.png": encoded(picture()), "/dog/absolute.png": b"x"})
-    before = {path.name for path in tmp_path.iterdir()}
-    train, _ = read_shards(_config("tar", root), 3, "c.yaml")
-    assert train.image(0).size == (16, 12)
-    assert train.class_names == ["cat", "dog"]
-    assert {path.name for path in tmp_path.iterdir()} == before
-    assert not Path("/dog").exists()
-    assert {path.suffix for path in root.iterdir()} == {".tar", ".npz"}
-
-
-def test_a_damaged_picture_in_a_shard_is_named(tmp_path):
-    _tar(tmp_path / "train.tar", {"a.png": b"damaged", "a.cls": b"0"})
-    _shard(tmp_path / "val.tar", 0, 1)
-    train, _ = read_shards(_config("tar", tmp_path), 3, "c.yaml")
-    with pytest.raises(ValueError, match=r"train\.tar/a\.png cannot be read: it is not a picture"):
-        train.image(0)
 
 
 def test_digits_of_the_package():

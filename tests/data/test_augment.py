@@ -77,6 +77,7 @@ def test_the_notation_of_timm():
         ("random-m9", r"auto_augment is 'random'; it must be one of rand, original.* Did you mean \"rand\"\?"),
         ("rand-m9-x3", r"auto_augment is 'rand-m9-x3', where 'x3' is not understood; the form is rand-m9-n2"),
         ("original-m9", "where 'm9' is not understood"),
+        ("rand-m9-n20-tweights", r"'rand-m9-n20-tweights'; n is 20, but weights has \d+ operations"),
         ("rand-m9-tnothing", "the operations of auto_augment rand-m9-tnothing is 'nothing'; it must be one of fixed"),
     ],
 )

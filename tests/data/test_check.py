@@ -82,6 +82,23 @@ def test_every_fault_is_found(sound):
     assert any("cut.jpg cannot be read" in line for line in quick)
 
 
+def test_files_that_are_passed_over_are_counted(sound):
+    for name in ("cat/a.heic", "cat/b.HEIC", "dog/notes", "dog/.hidden.txt"):
+        (sound / "train" / name).write_bytes(b"x")
+    report = check_sources(*_sources(sound))
+    assert [part.passed_over for part in report.parts] == [{".heic": 2, "no ending": 1}, {}]
+    assert report.problems == []
+    assert "not called as pictures are: .heic 2, no ending 1" in format_report(report)
+
+
+@pytest.mark.parametrize("quick", [quick_check, check_sources])
+def test_a_part_without_pictures_is_looked_at(quick):
+    empty = ArraySource(np.zeros((0, 4, 4), np.uint8), np.zeros(0, np.int64), ["a"])
+    full = ArraySource(np.zeros((3, 4, 4), np.uint8), np.zeros(3, np.int64), ["a"])
+    found = quick(full, empty)
+    assert "val: 1 of 1 classes have no pictures, such as 'a'" in getattr(found, "problems", found)
+
+
 def test_a_hung_file_system_is_named(sound, monkeypatch):
     free = threading.Event()
     train, val = _sources(sound)
@@ -209,6 +226,21 @@ def test_every_training_begins_with_a_look_at_its_data(sound, tmp_path):
     (sound / "val" / "dog" / "1.png").unlink()
     both = call("train", "-c", _yaml(tmp_path, sound), *arguments, "-o", "data.val=train", "-o", f"run.output={run}-2")
     assert "Data: 10 files are in both train and val" in both.out
+
+
+def test_the_tool_draws_what_can_be_read(sound, tmp_path):
+    """Although a class has no readable picture that could stand in for others."""
+    for path in (sound / "train" / "dog").iterdir():
+        path.write_bytes(b"damaged")
+    sheet = tmp_path / "sheet.png"
+    done = call("check_data", "-c", _yaml(tmp_path, sound), "--sheet", sheet, "-o", "augment.mixup=0", "-o",
+                "augment.cutmix=0")  # fmt: skip
+    assert (done.code, done.err) == (1, "")
+    assert f"contact sheet: {sheet}" in done.out
+    with Image.open(sheet) as drawn:
+        tiles = np.asarray(drawn)[:240, :800].reshape(2, 120, 8, 100, 3)[:, :96, :, :96]  # rows and columns of tiles
+    empty = [bool((tiles[place // 8, :, place % 8].std(axis=(0, 1)) < 1).all()) for place in range(10)]
+    assert sum(empty) == 4
 
 
 def test_the_tool_without_data(tmp_path):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from PIL import Image
 
 from paddlevit.data import find_images
 from paddlevit.data.finding import walk
+from paddlevit.data.images import EXTENSIONS, FORMATS
 
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "sub/c.jpeg", "sub/deep/d.webp", ".git/e.png"):
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "sub/c.jpeg", "sub/deep/d.jfif", ".git/e.png"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -24,7 +26,15 @@ def _names(root, *patterns):
 
 
 def test_a_folder_is_searched_to_any_depth_in_order(tree):
-    assert _names(tree, "") == ["a.JPG", "b.png", "sub/c.jpeg", "sub/deep/d.webp"]
+    assert _names(tree, "") == ["a.JPG", "b.png", "sub/c.jpeg", "sub/deep/d.jfif"]
+
+
+def test_every_format_that_is_read_is_found(tmp_path):
+    endings = [ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS]
+    rare = {".apng", ".j2c", ".j2k", ".jpc", ".jpf", ".jpx", ".avifs", ".pfm"}  # more than plain pictures, or raw parts
+    assert set(endings) - rare <= set(EXTENSIONS)
+    (tmp_path / "a.MPO").touch()
+    assert _names(tmp_path, "") == ["a.MPO"]
 
 
 def test_patterns_and_files(tree):
@@ -51,7 +61,7 @@ def test_nothing_found(tree):
 
 def test_links_in_a_circle_end(tree):
     (tree / "sub" / "up").symlink_to(tree)
-    assert [path.rsplit("/", 1)[1] for path in walk(tree)] == ["a.JPG", "b.png", "c.jpeg", "d.webp"]
+    assert [path.rsplit("/", 1)[1] for path in walk(tree)] == ["a.JPG", "b.png", "c.jpeg", "d.jfif"]
 
 
 def test_nothing_is_listed_before_it_is_needed(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def test_found_parts(tmp_path):
 def test_stated_parts_and_classes(tmp_path):
     class_folder(tmp_path / "a", {"dog": 1, "cat": 1})
     class_folder(tmp_path / "b", {"dog": 1})
-    (tmp_path / "names.txt").write_text("dog\ncat\nemu\n")
+    (tmp_path / "names.txt").write_text("\ufeffdog\ncat\nemu\n")
     _, train, val, names = _read(tmp_path, train="a", val="b", classes="names.txt")
     assert names == ["dog", "cat", "emu"]
     assert train.labels.tolist() == [0, 1]
@@ -76,6 +76,39 @@ def test_split_of_marks_is_a_plain_one():
     train, val = split_off(Part([f"{k}" for k in range(20)], np.ones((20, 3), np.float32)), 0.25, 0)
     assert (len(train.names), len(val.names)) == (15, 5)
     assert val.labels.shape == (5, 3)
+
+
+def test_a_class_called_train_is_no_part(tmp_path):
+    class_folder(tmp_path, {"car": 4, "plane": 4, "train": 4})
+    _, train, val, names = _read(tmp_path)
+    assert names == ["car", "plane", "train"]
+    assert np.bincount(train.labels).tolist() == [3, 3, 3]
+    assert len(val.names) == 3
+
+
+@pytest.mark.parametrize("beside", ["annotations", "docs/a"])
+def test_other_folders_beside_the_parts_are_no_classes(tmp_path, beside):
+    class_folder(tmp_path / "train", {"cat": 1})
+    class_folder(tmp_path / "val", {"cat": 1})
+    _save(tmp_path, f"{beside}/figure.png")
+    assert _read(tmp_path)[3] == ["cat"]
+
+
+@pytest.mark.parametrize("labels", [np.arange(3), np.ones((1, 2), np.float32)])
+def test_a_split_that_would_be_empty(labels):
+    with pytest.raises(ConfigError, match=r"No class has two pictures, .* \(\d in all\); add pictures, or name some"):
+        split_off(Part([f"{k}" for k in range(len(labels))], labels), 0.2, 0)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_an_empty_part_is_one_line(tmp_path, part):
+    for name in ("train", "val"):
+        _save(tmp_path, *([f"{name}/n01440764/a.png"] if name != part else []))
+    (tmp_path / part / "n01440764").mkdir(parents=True)
+    (tmp_path / "names.txt").write_text("n01440764\n")
+    config = Config(data=DataConfig(root=str(tmp_path), classes="names.txt"))
+    with pytest.raises(ConfigError, match=rf"The {part} part of {tmp_path} has no pictures; .* another in data.{part}"):
+        build_datasets(config, RECIPE)
 
 
 def test_missing_data_is_one_line_with_a_command_that_works(tmp_path):
@@ -132,7 +165,7 @@ def test_imagenet_by_class_with_the_words_of_the_package(tmp_path):
     ("list_name", "lines"),
     [
         ("LOC_val_solution.csv", ["ImageId,PredictionString", "v_02,n01443537 1 2 3 4", "v_01,n01440764 9 9 9 9"]),
-        ("val.txt", ["v_02.JPEG 1", "v_01.JPEG 0"]),
+        ("val.txt", ["\ufeffv_02.JPEG 1", "v_01.JPEG 0"]),
         ("ILSVRC/Data/CLS-LOC/val_map.txt", ["v_02.JPEG n01443537", "v_01.JPEG n01440764"]),
     ],
 )

@@ -29,6 +29,10 @@ def _read(tmp_path, text, val=None, **keys):
         "a b/1.jpg | 0\r\na b/2.jpg | 1\r\n",
         "\ufeffpath,label\na b/1.jpg,0\na b/2.jpg,1\n",
         "./a b/1.jpg,0\na b/../a b/2.jpg,1\n",
+        "Image Path,Class\na b/1.jpg,0\na b/2.jpg,1\n",
+        '"img","label"\na b/1.jpg,0\na b/2.jpg,1\n',
+        ",path,label\n0,a b/1.jpg,0\n1,a b/2.jpg,1\n",
+        "# of May\na b\\1.jpg,0\na b\\2.jpg,1\n",
     ],
 )
 def test_any_delimiter_and_quotes(tmp_path, text):
@@ -43,6 +47,36 @@ def test_a_stated_delimiter(tmp_path):
     _, train, _, names = _read(tmp_path, "a,b.jpg:x\nc,d.jpg:y\n", val="e.jpg:x", delimiter=":")
     assert train.names == ["a,b.jpg", "c,d.jpg"]
     assert names == ["x", "y"]
+
+
+def test_a_first_line_without_a_known_ending_is_a_picture_if_it_is_there(tmp_path):
+    (tmp_path / "1").touch()
+    assert _read(tmp_path, "1,x\n2,x\n", val="3.jpg,x")[1].names == ["1", "2"]
+    assert _read(tmp_path, '"1",x\n2,x\n', val="3.jpg,x")[1].names == ["1", "2"]
+    assert _read(tmp_path, "0,x\n2,x\n", val="3.jpg,x")[1].names == ["2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a, b.jpg,x\nc.jpg,y|z\n",
+        "a, b.jpg x\nc.jpg y|z\n",
+        "a, b.jpg\tx\nc.jpg\ty|z\n",
+        ",path,label\n0,a, b.jpg,x\n1,c.jpg,y|z\n",
+    ],
+)
+def test_paths_keep_their_spaces_and_single_labels_their_bars(tmp_path, text):
+    _, train, _, names = _read(tmp_path, text, val="d.jpg,x")
+    assert train.names == ["a, b.jpg", "c.jpg"]
+    assert names == ["x", "y|z"]
+
+
+def test_names_without_endings_have_the_mark_of_most_lines(tmp_path):
+    for name in ("a b", "c d"):
+        (tmp_path / name).touch()
+    assert _read(tmp_path, "a b;x\nc d;y\n", val="d.jpg,x")[3] == ["x", "y"]
+    _, train, _, _ = _read(tmp_path, "a b;x;y\nc d;y\nf\n", val="d.jpg,x", task="multi_label")
+    assert train.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 def test_words_as_labels(tmp_path):
@@ -74,6 +108,35 @@ def test_several_labels(tmp_path):
     assert val.labels.tolist() == [[0, 1, 1]]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1.jpg cat|dog\n2.jpg emu|dog\n",
+        "1.jpg|cat|dog\n2.jpg|emu|dog\n",
+        "1.jpg cat,dog\n2.jpg emu,dog\n",
+        "1.jpg\tcat,dog\n2.jpg\temu|dog\n",
+        '1.jpg,"cat,dog"\n2.jpg,"emu,dog"\n',
+        "1.jpg cat dog\n2.jpg emu dog\n3.jpg\n",
+        "1.jpg\tcat\tdog\n2.jpg\temu, dog\n3.jpg\n",
+        "1.JPG;cat|dog\n2.jpg ; emu;dog\n",
+    ],
+)
+def test_several_labels_in_any_form(tmp_path, text):
+    _, train, _, names = _read(tmp_path, text, val="1.jpg,dog", task="multi_label")
+    assert names == ["cat", "dog", "emu"]
+    assert [name.lower() for name in train.names] == ["1.jpg", "2.jpg", "3.jpg"][: len(train.names)]
+    assert train.labels.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]][: text.count("\n")]
+
+
+def test_stated_classes_may_hold_a_comma(tmp_path):
+    (tmp_path / "names.txt").write_text("cat, big\ndog\n")
+    text = "1.jpg\tcat, big|dog\n2.jpg\tdog\n"
+    assert _read(tmp_path, text, val="1.jpg\tdog", task="multi_label", classes="names.txt")[1].labels.tolist() == [
+        [1, 1],
+        [0, 1],
+    ]
+
+
 def test_numbers_to_predict(tmp_path):
     _, train, _, names = _read(tmp_path, "1.jpg 1.5\n2.jpg -3e2\n", val="3.jpg 0", task="regression")
     assert train.labels.tolist() == [[1.5], [-300.0]]
@@ -101,6 +164,9 @@ def test_no_path_leaves_the_root_unless_allowed(tmp_path, path):
         ("", {}, r"train\.txt is empty"),
         ("path,label\n", {}, r"train\.txt names no pictures"),
         ("1.jpg,0\n2.jpg\n", {"delimiter": ","}, r"train\.txt line 2: '2\.jpg' has no label"),
+        ("1.jpg,0\n2.jpg,\n", {}, r"train\.txt line 2: '2\.jpg,' has no label"),
+        ("1.jpg\tx\n2.jpg\n3.jpg\ty", {}, r"train\.txt line 2: '2\.jpg' has no label"),
+        ('"1.jpg,0\n' + "x" * 140_000, {}, r"train\.txt line 2 cannot be read: field larger than field limit"),
         ("1.jpg 0\n2.jpg one\n", {"task": "regression"}, r"train\.txt line 2: 'one' is not a number to predict"),
         ("1.jpg,0,1\n2.jpg,3\n", {"task": "regression"}, "line 2: it has 1 numbers; each line needs 2 finite ones"),
         ("1.jpg nan\n", {"task": "regression"}, "line 1: it has 1 numbers; each line needs 1 finite ones"),
