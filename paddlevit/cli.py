@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TextIO
 
@@ -12,11 +13,13 @@ def run(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and leave the process with its exit code.
 
     A user's mistake (ValueError, ImportError of something to install, a file that cannot be read or written) becomes
-    one line on stderr and exit code 2. With PADDLEVIT_TRACEBACK=1 the traceback is shown instead.
+    one line on stderr and exit code 2. With PADDLEVIT_TRACEBACK=1 the traceback is shown instead. Warnings become one
+    line on stderr, too.
 
     Args:
         main: Returns the exit code; None is 0.
     """
+    shown, warnings.formatwarning = warnings.formatwarning, _warning_line
     try:
         code = main() or 0
     except KeyboardInterrupt:
@@ -29,8 +32,16 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         code = 2
         sys.stderr.write(f"error: {describe(error)}\n")
+    finally:
+        warnings.formatwarning = shown
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def describe(error: BaseException) -> str:

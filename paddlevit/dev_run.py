@@ -16,13 +16,25 @@ import paddle
 from paddlevit import runtime, training
 from paddlevit.config import Config
 from paddlevit.data import build_datasets
+from paddlevit.data.build import FAKE_CLASSES
+from paddlevit.data.splits import data_root, read_class_names
 from paddlevit.inference import export_model
 from paddlevit.models import get_spec
 from paddlevit.training.console import duration
 from paddlevit.training.run_folder import LOGGER
 
 STEPS = 2
-IMAGENET_CLASSES = 1000
+CLASSES = {
+    "imagenet": 1000,
+    "cifar10": 10,
+    "cifar100": 100,
+    "mnist": 10,
+    "fashion_mnist": 10,
+    "flowers102": 102,
+    "digits": 10,
+    "fake": FAKE_CLASSES,
+}
+"""Classes of the data whose number is known without them."""
 TRAINING_DATA = {
     "imagenet": ("ImageNet-1k", 1_281_167),
     "cifar10": ("CIFAR-10", 50_000),
@@ -128,16 +140,30 @@ def _bytes(file: str, key: str) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
+def expected_classes(config: Config) -> int:
+    """Outputs that the configuration's model will have, as far as they are known without the data."""
+    data, stated = config.data, config.train.class_weights
+    known = config.model.num_classes or CLASSES.get(data.dataset)
+    if known:
+        return known
+    if isinstance(stated, tuple):
+        return len(stated)
+    if data.classes is not None and any((root / data.classes).is_file() for root in (data_root(data), Path())):
+        names = read_class_names(data)
+        return len(names[0]) if names else 0
+    if data.task == "regression":
+        return 1
+    return get_spec(config.model.name).options.get("num_classes") or CLASSES["imagenet"]
+
+
 def shortened(config: Config) -> Config:
     """The configuration with generated pictures for two steps in place of its data and files."""
-    classes = config.model.num_classes or get_spec(config.model.name).options.get("num_classes") or IMAGENET_CLASSES
     batch_size, eval_batch_size = config.data.batch_size, config.data.eval_batch_size or config.data.batch_size
+    data = dataclasses.replace(config.data, dataset="fake", train=None, val=None, classes=None)
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, num_classes=classes, weights=None),
-        data=dataclasses.replace(
-            config.data, dataset="fake", fake_train=STEPS * batch_size, fake_val=STEPS * eval_batch_size
-        ),
+        model=dataclasses.replace(config.model, num_classes=expected_classes(config), weights=None),
+        data=dataclasses.replace(data, fake_train=STEPS * batch_size, fake_val=STEPS * eval_batch_size),
         train=dataclasses.replace(config.train, accumulate=min(config.train.accumulate, STEPS)),
         schedule=dataclasses.replace(config.schedule, epochs=1, warmup_epochs=0.0, cooldown_epochs=0),
     )

@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import paddle
@@ -118,8 +119,8 @@ def linear_drop_path(drop_path: float | Sequence[float], depth: int) -> list[flo
     Raises:
         ValueError: A sequence of another length than `depth`.
     """
-    if isinstance(drop_path, (int, float)):
-        return [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+    if not isinstance(drop_path, (Sequence, np.ndarray)):
+        return [float(drop_path) * i / max(depth - 1, 1) for i in range(depth)]
     if len(drop_path) != depth:
         raise ValueError(f"drop_path has {len(drop_path)} values for {depth} layers; give one number or one per layer.")
     return list(drop_path)
@@ -147,10 +148,10 @@ def to_pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     Raises:
         ValueError: Not one or two positive whole numbers.
     """
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
+    pair = tuple(value) if isinstance(value, (Sequence, np.ndarray)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(v, Integral) and v > 0 for v in pair):
         raise ValueError(f"{name} is {value!r}; it must be a positive whole number or two of them, height and width.")
-    return pair  # type: ignore[return-value]
+    return int(pair[0]), int(pair[1])
 
 
 def run_layer(layer: nn.Layer, x: paddle.Tensor, use_checkpoint: bool) -> paddle.Tensor:
@@ -179,4 +180,11 @@ def set_classifier(model: nn.Layer, num_classes: int, name: str = "classifier", 
     if num_classes:
         head = nn.Linear(model.num_features, num_classes, weight_attr=ParamAttr(initializer=initializer))
     setattr(model, name, head)
+    note_classes(model, num_classes)
+
+
+def note_classes(model: nn.Layer, num_classes: int) -> None:
+    """Write the number of classes on the model, also where one made by name remembers its options."""
     model.num_classes = num_classes
+    if hasattr(model, "model_options"):
+        model.model_options = {**model.model_options, "num_classes": num_classes}

@@ -34,6 +34,45 @@ def test_the_estimate_is_for_the_configurations_own_data(data, expected, caplog,
     assert expected in caplog.text
 
 
+RUNS = {
+    "regression": (
+        {"dataset": "list", "task": "regression", "train": "a.csv", "val": "b.csv"},
+        {"loss": "mse", "label_smoothing": 0.0},
+        1,
+    ),
+    "multi_label": ({"dataset": "list", "task": "multi_label"}, {"loss": "bce"}, 1000),
+    "weights": ({"dataset": "list"}, {"class_weights": [1, 2, 3]}, 3),
+    "classes": ({"dataset": "folder", "classes": "names.txt"}, {}, 4),
+    "no file": ({"dataset": "folder", "classes": "absent.txt"}, {}, 1000),
+    "digits": ({"dataset": "digits"}, {"class_weights": [1] * 10}, 10),
+    "flowers102": ({"dataset": "flowers102", "train": "trnid"}, {}, 102),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_whatever_the_data_would_be_generated_ones_take_their_place(name, tmp_path):
+    data, train, classes = RUNS[name]
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
+    values = {"model": {"num_classes": None}, "data": {**data, "root": str(tmp_path)}, "train": train}
+    config = toy_config(**values, augment={"mixup": 0.0})
+    short = dev_run.shortened(config)
+    assert short.model.num_classes == classes
+    assert dev_run._run(short) > 0
+
+
+def test_generated_pictures_fit_the_task():
+    from paddlevit.data.sources import FakeSource
+
+    classes, marks, values = (
+        FakeSource(20, 5, (8, 8), 1, 0, task) for task in ("classes", "multi_label", "regression")
+    )
+    assert marks.labels.sum(axis=1).tolist() == [1.0] * 20
+    assert marks.labels.argmax(axis=1).tolist() == classes.labels.tolist()
+    assert values.labels.shape == (20, 5)
+    assert values.labels[:10, 2] == pytest.approx(np.linspace(0, 1, 10))
+    assert np.array_equal(np.asarray(values.image(3)), np.asarray(classes.image(3)))
+
+
 def test_the_digits_are_as_many_as_it_says():
     from paddlevit.data.sources import digits
 

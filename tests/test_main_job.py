@@ -92,11 +92,15 @@ def test_predictions_as_csv_to_a_file_and_resumed(run, tmp_path):
     assert file.read_text() == whole
 
 
-def test_summary_counts_all_parameters():
-    result = call("summary", CONFIG)
-    network = sum(array.size for array in _fresh_state().values())
+def test_summary_counts_all_parameters(run, tmp_path):
+    """Of a configuration, the network that it trains; where its weights are a run's, the run's network."""
+    result = call("summary", run / "config.yaml")
+    network = sum(array.size for array in read_checkpoint(run / "last.safetensors").model.values())
     assert f"Parameters: {network:,}" in result.out
     assert "EncoderLayer" in result.out
+    own = tmp_path / "own.yaml"
+    own.write_text(f"model: {{name: vit_tiny_patch16_224, weights: {json.dumps(str(run))}}}\n")
+    assert f"Parameters: {network:,}" in call("summary", own).out
 
 
 def test_summary_over_image_sizes(tmp_path):
@@ -114,12 +118,6 @@ def test_summary_over_image_sizes(tmp_path):
 
 def test_summary_does_not_fetch_weights():
     assert "Parameters: 22,013,800" in call("summary", ROOT / "configs" / "dinov2_small_linear.yaml").out
-
-
-def _fresh_state():
-    from paddlevit.inference.source import open_network
-
-    return {name: tensor.numpy() for name, tensor in open_network(CONFIG, fresh=True).state_dict().items()}
 
 
 def test_fast_dev_run_needs_no_data(tmp_path):
@@ -209,6 +207,18 @@ def test_bad_pictures_do_not_stop_the_others(run, tmp_path):
     assert "3 of 5 pictures could not be classified." in result.err
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("depth=6.0", "depth of vit_tiny_patch16_224 is 6.0 (float); it must be a whole number, at least 1."),
+        ("num_heads=0", "num_heads of vit_tiny_patch16_224 is 0 (int)"),
+        ("num_classes=7", "model.options holds num_classes; write model.num_classes."),
+    ],
+)
+def test_a_wrong_option_of_the_model(override, said):
+    assert said in one_line(call("train", "-c", CONFIG, "-o", f"model.options.{override}"))
+
+
 def test_a_wrong_image_size():
     error = one_line(call("train", "-c", CONFIG, "-o", "model.image_size=10", "-o", "model.options.patch_size=4"))
     assert "image_size (10, 10) is not a multiple of patch_size (4, 4)" in error
@@ -246,6 +256,12 @@ def test_a_run_is_not_overwritten(run):
     assert "holds a run already" in error
     assert f"--resume {run}" in error
     assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_a_file_where_the_run_should_go(tmp_path):
+    (tmp_path / "file").touch()
+    error = one_line(call("train", "-c", CONFIG, "-o", f"run.output={tmp_path / 'file'}"))
+    assert error.endswith("File exists. There is no checkpoint yet: choose another folder (-o run.output=FOLDER).\n")
 
 
 def test_neither_run_nor_export(tmp_path):

@@ -52,6 +52,14 @@ def test_two_paddles_are_reported(monkeypatch):
         runtime.check_paddle()
 
 
+def test_a_tool_warns_in_one_line():
+    both = "from paddlevit import cli, runtime\nruntime._is_installed = lambda name: True\n"
+    done = python(both + "cli.run(runtime.check_paddle)")
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("warning: Both paddlepaddle and paddlepaddle-gpu are installed")
+
+
 def test_prepare_uses_all_cores_and_leaves_what_the_user_set():
     code = "import os\nfrom paddlevit import runtime\nruntime.prepare({})\nprint(os.environ['OMP_NUM_THREADS'])"
     assert python(code.format("")).stdout.strip() == str(runtime.cpu_count())

@@ -29,25 +29,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def open_untrained(source: str) -> Any:
-    """The network; its weights do not matter here, so those that a configuration names are not fetched."""
-    if Path(source).suffix not in (".yaml", ".yml"):
-        from paddlevit.inference.source import open_network
+    """The network; of a configuration, the one that it trains, and published weights are not fetched for it."""
+    from paddlevit.inference.source import open_network
 
+    if Path(source).suffix not in (".yaml", ".yml"):
         return open_network(source, fresh=True)
     import dataclasses
 
+    from paddlevit import training
     from paddlevit.config import load_config
-    from paddlevit.models import create_model
-    from paddlevit.training import resolve_preprocessing
+    from paddlevit.dev_run import expected_classes
+    from paddlevit.weights.restore import is_own_checkpoint
 
     config = load_config(source)
-    model = dataclasses.replace(config.model, weights=None)
-    preprocessing = resolve_preprocessing(dataclasses.replace(config, model=model))
-    network = create_model(
-        model.name, model.num_classes, preprocessing.image_size, preprocessing.channels, **model.options
-    )
-    network.preprocessing = preprocessing
-    return network
+    weights = config.model.weights
+    if isinstance(weights, str) and Path(weights).exists() and is_own_checkpoint(weights):
+        return open_network(source)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
+    names = [str(k) for k in range(expected_classes(config))]
+    return training.build_network(config, names, training.resolve_preprocessing(config))
 
 
 def show_sizes(network: Any, image_sizes: Sequence[int], plot: Path | None) -> None:
@@ -56,7 +56,9 @@ def show_sizes(network: Any, image_sizes: Sequence[int], plot: Path | None) -> N
     from paddlevit.models import create_model
 
     options = {key: value for key, value in network.model_options.items() if key != "image_size"}
-    sides = sorted({layer.window_size for layer in network.sublayers() if hasattr(layer, "window_size")}) or [complexity.SWIN_WINDOW]
+    sides = sorted({layer.window_size for layer in network.sublayers() if hasattr(layer, "window_size")}) or [
+        complexity.SWIN_WINDOW
+    ]
     windows = str(sides[0]) if len(sides) == 1 else "M"
     points = complexity.attention_over_sizes(
         lambda size: create_model(network.model_name, image_size=size, **options),

@@ -19,7 +19,7 @@ def one_of(name: str, value: str, valid: typing.Sequence[str]) -> None:
 
 def at_least(name: str, value: float, low: float) -> None:
     """Raise ConfigError when the key's value is below `low`."""
-    if value < low:
+    if not value >= low:  # a NaN is neither
         raise ConfigError(f"{name} is {value}; it must be at least {low}.")
 
 
@@ -29,3 +29,9 @@ def within(name: str, value: float, low: float, high: float, open_ends: bool = F
     if not inside:
         bounds = f"between {low} and {high}" if open_ends else f"from {low} to {high}"
         raise ConfigError(f"{name} is {value}; it must be {bounds}.")
+
+
+def below_one(name: str, value: float) -> None:
+    """Raise ConfigError unless the key's value is at least 0 and below 1."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name} is {value}; it must be at least 0 and below 1.")

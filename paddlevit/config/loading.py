@@ -5,6 +5,7 @@ resolved configuration is written beside a run; loading it gives the same run.
 """
 
 import dataclasses
+import math
 import re
 import typing
 from pathlib import Path
@@ -17,6 +18,7 @@ from paddlevit.config.sections import Config
 from paddlevit.errors import did_you_mean
 
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+_TUPLE = re.compile(r"\((.*)\)")
 
 
 def load_config(path: Union[str, Path], overrides: typing.Sequence[str] = ()) -> Config:
@@ -139,8 +141,10 @@ def _same_key_elsewhere(key: str) -> str:
 
 
 def _convert(name: str, value: Any, wanted: Any) -> Any:
-    """`value` as the annotated type, understanding what people write in YAML: 3e-4, [a, b], None."""
+    """`value` as the annotated type, understanding what people write in YAML: 3e-4, [a, b], (a, b), None."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if any(typing.get_origin(each) is tuple for each in (wanted, *arguments)):
+        value = _listed(value)
     if origin is Union:
         if type(None) in arguments and (value is None or value in ("None", "none", "null")):
             return None
@@ -154,10 +158,12 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
         if len(item_types) == len(value):
             return tuple(_convert(name, item, item_type) for item, item_type in zip(value, item_types))
     elif origin is dict and isinstance(value, dict):
-        return {key: _number(item) for key, item in value.items()}
+        return {key: _option(item) for key, item in value.items()}
     elif wanted is float and not isinstance(value, bool):
         number = _number(value)
         if isinstance(number, (int, float)):
+            if not math.isfinite(number):
+                raise ConfigError(f"{name} is {number}; it must be a finite number.")
             return float(number)
     elif isinstance(value, bool):
         if wanted is bool:
@@ -172,6 +178,23 @@ def _number(value: Any) -> Any:
     if isinstance(value, str) and _EXPONENT.fullmatch(value.strip()):
         return float(value)
     return value
+
+
+def _listed(value: Any) -> Any:
+    """YAML reads (30, 60) as text; make it the list that was meant."""
+    found = _TUPLE.fullmatch(value.strip()) if isinstance(value, str) else None
+    try:
+        return yaml.load(f"[{found[1]}]", Loader=_Loader) if found else value
+    except yaml.YAMLError:
+        return value
+
+
+def _option(value: Any) -> Any:
+    """A value without a stated type, with the numbers, tuples and None that were meant."""
+    value = _listed(value)
+    if isinstance(value, list):
+        return [_option(item) for item in value]
+    return None if value == "None" else _number(value)
 
 
 def _describe_type(wanted: Any) -> str:

@@ -43,6 +43,14 @@ class ModelConfig:
     head_norm: bool = False
     """A batch normalisation without learned parameters before the classifier, as in MAE's linear probe."""
 
+    def __post_init__(self) -> None:
+        for key in ("num_classes", "image_size", "in_channels"):
+            if key in self.options:
+                data = " The number of classes comes from the data." if key == "num_classes" else ""
+                raise ConfigError(f"model.options holds {key}; write model.{key}.{data}")
+        if self.in_channels is not None:
+            at_least("model.in_channels", self.in_channels, 1)
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -64,7 +72,8 @@ class DataConfig:
     classes: Optional[str] = None
     """File with the classes in the order of their labels, one per line; null takes them from the data."""
     task: str = "classes"
-    """What a list has beside each path: classes (one), multi_label (any number) or regression (numbers to predict)."""
+    """What a list has beside each path: classes (one), multi_label (any number, in columns or with | or a comma
+    between them) or regression (numbers to predict)."""
     delimiter: Optional[str] = None
     """Between the columns of a list; null finds it out."""
     allow_outside_root: bool = False
@@ -95,13 +104,17 @@ class DataConfig:
         one_of("data.task", self.task, TASKS)
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise ConfigError(f"data.delimiter is {self.delimiter!r}; it must be one character.")
-        if self.task != "classes" and self.dataset != "list":
-            raise ConfigError(f"data.task is {self.task!r}, which needs data.dataset: list, not {self.dataset!r}.")
+        if self.task != "classes" and self.dataset not in ("list", "fake"):
+            raise ConfigError(
+                f"data.task is {self.task!r}, which needs data.dataset: list (or fake), not {self.dataset!r}."
+            )
         within("data.max_pixels", self.max_pixels, 1, 2 * PILLOW_PIXELS)
         at_least("data.shuffle_window", self.shuffle_window, 1)
         at_least("data.timeout", self.timeout, 0)
         within("data.val_fraction", self.val_fraction, 0, 1, open_ends=True)
         at_least("data.batch_size", self.batch_size, 1)
+        if self.eval_batch_size is not None:
+            at_least("data.eval_batch_size", self.eval_batch_size, 1)
         at_least("data.num_workers", self.num_workers, 0)
         one_of("data.bad_image", self.bad_image, BAD_IMAGE_POLICIES)
         at_least("data.fake_train", self.fake_train, 1)
@@ -128,6 +141,9 @@ class PreprocessingConfig:
             one_of("preprocessing.crop_mode", self.crop_mode, CROP_MODES)
         if self.interpolation is not None:
             one_of("preprocessing.interpolation", self.interpolation, INTERPOLATIONS)
+        for key in ("mean", "std"):
+            if getattr(self, key) == ():
+                raise ConfigError(f"preprocessing.{key} is empty; it needs one number per channel, or null.")
 
 
 @dataclass(frozen=True)

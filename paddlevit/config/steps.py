@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Optional, Union
 
-from paddlevit.config.checks import ConfigError, at_least, one_of, within
+from paddlevit.config.checks import ConfigError, at_least, below_one, one_of, within
 
 OPTIMIZERS = ("adamw", "sgd", "lamb", "lion", "lars")
 SCHEDULES = ("cosine", "step", "constant", "plateau")
@@ -42,11 +42,13 @@ class OptimizerConfig:
         at_least("optimizer.lr", self.lr, 0)
         at_least("optimizer.weight_decay", self.weight_decay, 0)
         for beta in self.betas:
-            within("optimizer.betas", beta, 0, 1)
+            below_one("optimizer.betas", beta)
+        at_least("optimizer.epsilon", self.epsilon, 0)
+        below_one("optimizer.momentum", self.momentum)
         if self.lr_batch is not None:
             at_least("optimizer.lr_batch", self.lr_batch, 1)
-        if self.clip_norm is not None:
-            at_least("optimizer.clip_norm", self.clip_norm, 0)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"optimizer.clip_norm is {self.clip_norm}; it must be above 0; null turns it off.")
         if self.layer_decay is not None:
             within("optimizer.layer_decay", self.layer_decay, 0, 1)
 
@@ -78,6 +80,10 @@ class ScheduleConfig:
         one_of("schedule.name", self.name, SCHEDULES)
         at_least("schedule.epochs", self.epochs, 1)
         within("schedule.warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        at_least("schedule.warmup_lr", self.warmup_lr, 0)
+        at_least("schedule.min_lr", self.min_lr, 0)
+        for milestone in self.milestones:
+            at_least("schedule.milestones", milestone, 0)
         at_least("schedule.cooldown_epochs", self.cooldown_epochs, 0)
         within("schedule.factor", self.factor, 0, 1)
         at_least("schedule.patience", self.patience, 0)
@@ -128,6 +134,9 @@ class TrainConfig:
         within("train.label_smoothing", self.label_smoothing, 0, 1)
         if isinstance(self.class_weights, str):
             one_of("train.class_weights", self.class_weights, ("balanced",))
+        elif self.class_weights is not None:
+            for weight in self.class_weights:
+                at_least("train.class_weights", weight, 0)
         at_least("train.focal_gamma", self.focal_gamma, 0)
         at_least("train.accumulate", self.accumulate, 1)
         if self.ema_decay is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from paddle import nn
 from paddlevit.errors import did_you_mean
 from paddlevit.layers import to_pair
 from paddlevit.models import deit, explained, foundation, swin, swin_v2, t2t_vit, vit
+from paddlevit.models.options import check_options
 from paddlevit.models.spec import ModelSpec
 
 __all__ = ["MODELS", "create_model", "get_spec", "input_spec", "list_models"]
@@ -27,16 +27,6 @@ MODELS: dict[str, ModelSpec] = {
     **swin_v2.MODELS,
     **t2t_vit.MODELS,
     **explained.MODELS,
-}
-
-# What timm's users type, and our word for it.
-_RENAMED = {
-    "img_size": "image_size",
-    "in_chans": "in_channels",
-    "drop_rate": "dropout",
-    "attn_drop_rate": "attention_dropout",
-    "drop_path_rate": "drop_path",
-    "global_pool": "pool",
 }
 
 
@@ -68,17 +58,6 @@ def get_spec(name: str) -> ModelSpec:
     return MODELS[name]
 
 
-def _check_options(name: str, spec: ModelSpec, options: dict[str, Any]) -> None:
-    valid = [key for key in inspect.signature(spec.build).parameters if key != "self"]
-    for key in options:
-        if key in _RENAMED:
-            raise ValueError(f"{name} has no option {key!r}; here it is called {_RENAMED[key]!r}.")
-        if key not in valid:
-            raise ValueError(
-                f"{name} has no option {key!r}.{did_you_mean(key, valid)} Its options are {', '.join(valid)}."
-            )
-
-
 def create_model(
     name: str,
     num_classes: int | None = None,
@@ -107,21 +86,23 @@ def create_model(
         A `paddle.nn.Layer` with fresh or pretrained parameters.
 
     Raises:
-        ValueError: Unknown name or option, sizes that do not fit together, or weights that cannot be had or used.
+        ValueError: Unknown name, an unknown or wrong option, sizes that do not fit together, or weights that cannot be
+            had or used.
     """
     spec = get_spec(name)
-    _check_options(name, spec, options)
+    asked = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+    given = check_options(name, spec.build, {**asked, **options})
     preprocessing, weights = spec.preprocessing, None
     if pretrained:
         from paddlevit.weights import find_pretrained
 
         weights = find_pretrained(name, pretrained, preprocessing, cache_dir)
         preprocessing = weights.preprocessing
-        num_classes = weights.num_classes if num_classes is None else num_classes
-    size = None if image_size is None else to_pair(image_size, "image_size")
-    preprocessing = preprocessing.adapted(size, in_channels)
-    given = {"num_classes": num_classes, "image_size": size, "in_channels": in_channels, **options}
-    given = {key: value for key, value in given.items() if value is not None}
+        if weights.num_classes is not None:
+            given = {"num_classes": weights.num_classes, **given}
+    if "image_size" in given:
+        given["image_size"] = to_pair(given["image_size"], "image_size")
+    preprocessing = preprocessing.adapted(given.get("image_size"), given.get("in_channels"))
     model = spec.build(**{"image_size": preprocessing.image_size, **spec.options, **given})
     model.model_name, model.model_options, model.preprocessing = name, given, preprocessing
     if weights is not None:

@@ -101,7 +101,8 @@ class DistilledVisualTransformer(nn.Layer):
     """DeiT with a distillation token (figure 2); the defaults are DeiT-B distilled.
 
     In training, the class token's logits and the distillation token's come out as a pair, one for each part of the
-    loss; in evaluation, their mean.
+    loss; in evaluation, their mean. After `set_distilled_training(False)` it is their mean in training too, as a loss
+    of one output needs it: `paddle.Model.fit` with `paddle.nn.CrossEntropyLoss`, for example.
 
     Args:
         image_size: H, W of the pictures, one number or two.
@@ -146,7 +147,7 @@ class DistilledVisualTransformer(nn.Layer):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.num_features = embed_dim
+        self.num_features, self.distilled_training = embed_dim, True
         self.patch_embedding = DistilledPatchEmbedding(image_size, patch_size, in_channels, embed_dim, dropout)
         self.encoder = Encoder(
             embed_dim,
@@ -167,20 +168,24 @@ class DistilledVisualTransformer(nn.Layer):
         for name in ("classifier", "classifier_distillation"):
             set_classifier(self, num_classes, name, DEIT_INITIALIZATION.classifier_std)
 
+    def set_distilled_training(self, on: bool = True) -> None:
+        """Whether training gives the pair of logits, or their mean as evaluation does."""
+        self.distilled_training = on
+
     def forward_features(self, x: paddle.Tensor) -> paddle.Tensor:
         """[B, C, H, W] -> [B, 2 + N, D], the encoder's tokens: class, distillation, patches."""
         return self.encoder(self.patch_embedding(x))
 
     def forward_head(self, x: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
-        """[B, 2 + N, D] -> [B, K], in training a pair of them."""
+        """[B, 2 + N, D] -> [B, K], in distilled training a pair of them."""
         logits = self.classifier(x[:, 0])  # [B, K]
         distilled = self.classifier_distillation(x[:, 1])  # [B, K]
-        if self.training:
+        if self.training and self.distilled_training:
             return logits, distilled
         return (logits + distilled) / 2
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor | tuple[paddle.Tensor, paddle.Tensor]:
-        """[B, C, H, W] -> [B, K], the mean of both logits; in training the pair."""
+        """[B, C, H, W] -> [B, K], the mean of both logits; in distilled training the pair."""
         return self.forward_head(self.forward_features(x))
 
     def feature_maps(self, x: paddle.Tensor, layers: Sequence[int] | None = None) -> list[paddle.Tensor]:

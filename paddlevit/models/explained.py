@@ -21,7 +21,7 @@ import paddle
 from paddle import ParamAttr, nn
 from paddle.nn import initializer
 
-from paddlevit.layers import set_classifier, sinusoid_table, to_pair
+from paddlevit.layers import note_classes, set_classifier, sinusoid_table, to_pair
 from paddlevit.models.explained_layers import (
     INIT_STD,
     WEIGHT,
@@ -121,7 +121,7 @@ class _Explained(nn.Layer):
     def reset_classifier(self, num_classes: int) -> None:
         """A new head of `num_classes` predictions; 0 lets the features through."""
         set_classifier(getattr(self, self.backbone_name), num_classes, "head", INIT_STD)
-        self.num_classes = num_classes
+        note_classes(self, num_classes)
 
     def feature_maps(self, x: paddle.Tensor, layers: Sequence[int] | None = None) -> list[paddle.Tensor]:
         """What the image tokens are after some encoding blocks, as maps.

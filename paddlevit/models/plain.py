@@ -43,8 +43,10 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tupl
 
 
 def check_picture(x: paddle.Tensor, in_channels: int, image_size: tuple[int, int]) -> None:
-    """Raise ValueError unless the batch has the shape that the network was built for."""
-    if tuple(x.shape[1:]) != (in_channels, *image_size):
+    """Raise ValueError unless the batch has the shape that the network was built for, as far as it is known."""
+    wanted, given = (in_channels, *image_size), x.shape[1:]
+    known = [isinstance(size, int) and size >= 0 for size in given]  # in a program, others come with the picture
+    if len(given) != 3 or any(fixed and size != want for fixed, size, want in zip(known, given, wanted)):
         raise ValueError(
             f"The input has shape {list(x.shape)}; this model was built for [batch, {in_channels}, {image_size[0]},"
             f" {image_size[1]}]. Build it with another image_size or in_channels, or resize the picture."

@@ -10,7 +10,6 @@ K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import paddle
 from paddle import ParamAttr, nn
@@ -412,7 +411,7 @@ class VisualTransformer(nn.Layer):
 
 
 # Sizes: table 1 of the paper and table 2 of Scaling Vision Transformers (Zhai et al. 2022); ti and s are DeiT's.
-_SIZES: dict[str, dict[str, Any]] = {
+_SIZES: dict[str, dict] = {
     "tiny": dict(embed_dim=192, depth=12, num_heads=3),
     "small": dict(embed_dim=384, depth=12, num_heads=6),
     "base": dict(embed_dim=768, depth=12, num_heads=12),
@@ -427,24 +426,25 @@ def _spec(size: str, patch_size: int, image_size: int) -> ModelSpec:
     # The public weights are those of How to train your ViT? (Steiner et al. 2022), evaluated with mean and std 0.5.
     crop_pct = 1.0 if image_size == 384 else 0.9
     preprocessing = Preprocessing((image_size, image_size), crop_pct, mean=HALF_MEAN, std=HALF_STD)
-    return ModelSpec(VisualTransformer, dict(patch_size=patch_size, **_SIZES[size]), preprocessing)
+    options = dict(patch_size=patch_size, **_SIZES[size])
+    if (size, patch_size, image_size) in (("large", 32, 224), ("huge", 14, 224)):
+        options["num_classes"] = 0  # pretrained on ImageNet-21k and published without a classifier
+    return ModelSpec(VisualTransformer, options, preprocessing)
 
 
 MODELS = {
     f"vit_{size}_patch{patch_size}_{image_size}": _spec(size, patch_size, image_size)
-    for size, patch_size, image_sizes in [
-        ("tiny", 16, (224, 384)),
-        ("small", 32, (224, 384)),
-        ("small", 16, (224, 384)),
-        ("base", 32, (224, 384)),
-        ("base", 16, (224, 384)),
-        ("base", 8, (224,)),
-        ("large", 32, (224, 384)),
-        ("large", 16, (224, 384)),
-        ("large", 14, (224,)),
-        ("huge", 14, (224,)),
-        ("giant", 14, (224,)),
-        ("gigantic", 14, (224,)),
+    for size, patch_sizes, image_sizes in [
+        ("tiny", (16,), (224, 384)),
+        ("small", (32, 16), (224, 384)),
+        ("base", (32, 16), (224, 384)),
+        ("base", (8,), (224,)),
+        ("large", (32, 16), (224, 384)),
+        ("large", (14,), (224,)),
+        ("huge", (14,), (224,)),
+        ("giant", (14,), (224,)),
+        ("gigantic", (14,), (224,)),
     ]
+    for patch_size in patch_sizes
     for image_size in image_sizes
 }

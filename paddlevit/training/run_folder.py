@@ -158,10 +158,14 @@ class RunFolder:
         try:
             yield
         except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             if self._is_saved():
-                way = f"The last checkpoint is whole: make room, then: python tools/train.py --resume {self.path}"
-            else:
+                mend = "make room" if full else "mend that"
+                way = f"The last checkpoint is whole: {mend}, then: python tools/train.py --resume {self.path}"
+            elif full:
                 way = "There is no checkpoint yet: make room, then start the run again."
+            else:
+                way = "There is no checkpoint yet: choose another folder (-o run.output=FOLDER)."
             raise NotWritten(f"{path} could not be written: {error.strerror or error}. {way}") from error
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import inspect
+import json
 
 import numpy as np
 import paddle
@@ -10,6 +12,7 @@ import pytest
 
 from paddlevit.complexity import count_multiply_adds
 from paddlevit.models import MODELS, create_model, input_spec, list_models
+from paddlevit.models.options import check_options
 from tests.models.checks import GOLDEN, multiply_adds, our_row
 
 
@@ -19,9 +22,6 @@ def read_table(name):
 
 
 TIMM, COUNTED = read_table("timm_models.tsv"), read_table("param_counts.tsv")
-
-# timm has these without a classifier only; ours have one of 1000 classes.
-HEADLESS = {"vit_large_patch32_224", "vit_huge_patch14_224"}
 
 # One small network of every class, through its public name.
 SMALL = {
@@ -40,6 +40,8 @@ SMALL = {
     "explained_t2t_vit": dict(image_size=(60, 100), depth=2),
 }
 
+BUILDS = sorted({spec.build for spec in MODELS.values()}, key=lambda build: build.__name__)
+
 
 def small(name):
     return create_model(name, **SMALL[name])
@@ -52,8 +54,7 @@ def batch(model, count=2):
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name in COUNTED])
 def test_parameters_and_data_settings_are_timms(name):
-    options = {"num_classes": 0} if name in HEADLESS else {}
-    assert our_row(name, **options) == COUNTED[name]
+    assert our_row(name) == COUNTED[name]
 
 
 @pytest.mark.slow
@@ -124,6 +125,7 @@ def test_state_dict_round_trip(name):
 def test_another_classifier(name):
     model = small(name)
     model.reset_classifier(3)
+    assert (model.num_classes, model.model_options["num_classes"]) == (3, 3)
     model.eval()
     assert list(model(batch(model)).shape) == [2, 3]
     model.reset_classifier(0)
@@ -180,11 +182,69 @@ def test_names_are_listed_in_natural_order():
         ("vit_tiny_patch16_224", {"img_size": 32}, "has no option 'img_size'; here it is called 'image_size'"),
         ("swin_tiny_patch4_window7_224", {"pool": "token"}, "swin_tiny_patch4_window7_224 has no option 'pool'"),
         ("vit_tiny_patch16_224", {"image_size": 100}, r"image_size \(100, 100\) is not a multiple"),
+        (
+            "vit_tiny_patch16_224",
+            {"depth": "abc"},
+            r"depth of vit_tiny_patch16_224 is 'abc' \(str\); it must be a whole",
+        ),
+        ("vit_tiny_patch16_224", {"depth": 6.0}, r"is 6.0 \(float\); it must be a whole number, at least 1\."),
+        ("vit_tiny_patch16_224", {"depth": True}, r"depth of .* is True \(bool\)"),
+        ("vit_tiny_patch16_224", {"depth": 0}, r"depth of .* is 0 \(int\); it must be a whole number, at least 1\."),
+        ("vit_tiny_patch16_224", {"num_heads": -4}, "num_heads of .* at least 1"),
+        ("vit_tiny_patch16_224", {"embed_dim": 64.0}, "embed_dim of"),
+        ("vit_tiny_patch16_224", {"mlp_ratio": 0}, r"mlp_ratio of .*; it must be a number above 0\."),
+        ("vit_tiny_patch16_224", {"qk_scale": float("nan")}, r"qk_scale of .* is nan \(float\); it must be a number"),
+        ("vit_tiny_patch16_224", {"qkv_bias": 1}, r"qkv_bias of .*; it must be true or false\."),
+        ("vit_tiny_patch16_224", {"pool": 1}, r"pool of .* it must be text\."),
+        (
+            "vit_tiny_patch16_224",
+            {"drop_path": [0.1, "a"]},
+            "a number or a list, each a number, at least 0 and",
+        ),
+        ("vit_tiny_patch16_224", {"dropout": 1}, r"dropout of .*, at least 0 and below 1\."),
+        ("vit_tiny_patch16_224", {"num_classes": "10"}, r"num_classes of .* '10' \(str\); .* at least 0\."),
+        (
+            "vit_tiny_patch16_224",
+            {"image_size": 32.0},
+            r"image_size of .* is 32.0 \(float\); it must be",
+        ),
+        ("vit_tiny_patch16_224", {"image_size": (32, 32, 32)}, "positive whole number or two of them"),
+        ("vit_tiny_patch16_224", {"in_channels": 0}, "in_channels of .* at least 1"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"depths": []},
+            r"depths of .* is \[\] \(list\); it must be a list",
+        ),
+        ("swin_tiny_patch4_window7_224", {"depths": 2}, "depths of"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"num_heads": (1, 2, 0, 4)},
+            "num_heads of .* or a list, each a whole",
+        ),
     ],
 )
 def test_mistakes(name, options, message):
     with pytest.raises(ValueError, match=message):
         create_model(name, **options)
+
+
+def test_numbers_of_numpy_are_numbers():
+    sizes = dict(num_classes=np.int32(3), image_size=np.array([32, 48]), depth=np.int64(2), drop_path=np.float32(0.25))
+    model = create_model("vit_tiny_patch16_224", **sizes, mlp_ratio=np.float64(2), norm=None)
+    plain = {"num_classes": 3, "image_size": (32, 48), "depth": 2, "drop_path": 0.25, "mlp_ratio": 2.0}
+    assert model.model_options == plain
+    assert json.loads(json.dumps(model.model_options))["depth"] == 2
+    swin = create_model("swin_tiny_patch4_window7_224", depths=np.array([1, 1, 1, 1]), window_size=np.int64(7))
+    assert swin.model_options == {"depths": (1, 1, 1, 1), "window_size": 7}
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
+def test_every_option_is_of_a_kind_that_is_checked(build):
+    for key, parameter in inspect.signature(build).parameters.items():
+        with pytest.raises(ValueError, match=f"{key} of toy is <object object"):
+            check_options("toy", build, {key: object()})
+        if parameter.default is not None:
+            assert check_options("toy", build, {key: parameter.default}) == {key: parameter.default}
 
 
 def test_a_model_remembers_how_it_was_made():

@@ -78,8 +78,25 @@ def test_two_heads_answer_in_training_and_their_mean_in_evaluation():
     logits, distilled = model(x)
     assert logits.shape == distilled.shape == [3, 5]
     assert float((logits - distilled).abs().max()) > 0.1
+    mean = ((logits + distilled) / 2).numpy()
     model.eval()
-    np.testing.assert_allclose(model(x).numpy(), ((logits + distilled) / 2).numpy(), atol=1e-5)
+    np.testing.assert_allclose(model(x).numpy(), mean, atol=1e-5)
+    model.train()
+    model.set_distilled_training(False)
+    np.testing.assert_allclose(model(x).numpy(), mean, atol=1e-5)
+    model.set_distilled_training(True)
+    assert len(model(x)) == 2
+
+
+def test_the_mean_of_both_heads_is_fitted_with_a_loss_of_one_output():
+    network = checks.fill_by_name(DistilledVisualTransformer(**TOY))
+    network.set_distilled_training(False)
+    model = paddle.Model(network)
+    model.prepare(paddle.optimizer.AdamW(1e-2, parameters=network.parameters()), paddle.nn.CrossEntropyLoss())
+    data = paddle.io.TensorDataset([checks.pictures(4, 16), paddle.arange(4).reshape([4, 1])])
+    before = {name: getattr(network, name).weight.numpy() for name in ("classifier", "classifier_distillation")}
+    model.fit(data, batch_size=2, epochs=1, verbose=0)
+    assert all((getattr(network, name).weight.numpy() != value).any() for name, value in before.items())
 
 
 def test_heads_read_their_own_token():

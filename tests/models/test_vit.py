@@ -306,3 +306,11 @@ def test_a_picture_of_another_size_is_refused():
         ValueError, match=r"The input has shape \[1, 3, 8, 12\]; this model was built for \[batch, 2, 8"
     ):
         toy()(paddle.zeros([1, 3, 8, 12]))
+
+
+def test_paddle_saves_it_with_open_sizes(tmp_path):
+    """The picture's size is not known then, and not checked."""
+    model, path = toy(), str(tmp_path / "model")
+    paddle.jit.save(model, path, input_spec=[paddle.static.InputSpec([None, 2, None, None], "float32")])
+    saved = paddle.jit.load(path)(picture())
+    np.testing.assert_allclose(saved.numpy(), model(picture()).numpy(), atol=1e-5)
