@@ -42,12 +42,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def find_config(args: argparse.Namespace) -> Path:
-    """The configuration given, or the one that lies beside the source."""
-    source = Path(args.source)
-    candidates = [Path(args.config)] if args.config else [source, source / "config.yaml", source.parent / "config.yaml"]
-    for candidate in candidates:
-        if candidate.suffix in (".yaml", ".yml"):
-            return candidate
+    """The configuration given, the source itself, or the one in a run's folder or beside its checkpoint."""
+    source = Path(args.config or args.source)
+    if args.config or source.suffix in (".yaml", ".yml"):
+        return source
+    config = (source.parent if source.is_file() else source) / "config.yaml"
+    if config.is_file():
+        return config
     raise ValueError(f"{source} has no config.yaml that says which data to evaluate on; give one with -c.")
 
 
@@ -79,7 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from paddlevit.data import build_datasets
     from paddlevit.inference import evaluate, feature_scores
     from paddlevit.inference.source import open_classifier
-    from paddlevit.training import build_eval_loader
 
     runtime.pick_device(config.run.device)
     classifier = open_classifier(args.source, args.ema)
@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = evaluate.AnswerOptions(args.tta, args.subset, args.real, args.per_class, args.confusion)
         report = evaluate.report(config, classifier, val_set, options)
     else:
-        loader = build_eval_loader(config, val_set)
-        scores = evaluate.evaluate_classifier(classifier, loader, val_set.class_names, config.data.task)
+        batches = evaluate.build_batches(config, classifier, val_set)
+        scores = evaluate.evaluate_classifier(classifier, batches, val_set.class_names, config.data.task)
         report = evaluate.format_scores(len(val_set), scores)
     print(report)
     return 0

@@ -67,10 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     calibration = None
     if args.calibration:
         calibration = read_calibration(args.calibration, network.preprocessing, args.calibration_count)
+    names = None
+    if args.class_names:
+        lines = args.class_names.read_text("utf-8-sig").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
     report = export_model(
         network,
         args.output,
-        class_names=args.class_names.read_text("utf-8").splitlines() if args.class_names else None,
+        class_names=names,
         format=args.format,
         dynamic_size=args.dynamic_size,
         precision=args.precision,

@@ -1,4 +1,4 @@
-"""Classify pictures: python tools/predict.py output/vit_digits photo.png more/*.png"""
+"""Predict for pictures: python tools/predict.py output/vit_digits photo.png more/*.png"""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Classify pictures with a run, a checkpoint, a config or an export.")
+    parser = argparse.ArgumentParser(description="Predict with a run, a checkpoint, a config or an export.")
     parser.add_argument("source", help="folder of a run, checkpoint, config with model.weights, or exported folder")
     parser.add_argument("images", nargs="+", help="pictures, folders or patterns such as 'photos/**/*.jpg'")
-    parser.add_argument("--topk", type=int, default=5, help="classes per picture (default 5)")
+    parser.add_argument("--topk", type=int, default=5, help="classes per picture (default 5), not of a regression")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="json writes lines")
     parser.add_argument("--output", type=Path, help="write to this file instead of the console")
     parser.add_argument("--resume", action="store_true", help="with --output: skip the pictures it already answers")
@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     runtime.pick_device(args.device)
     classifier = open_classifier(args.source, args.ema)
-    done = answered_paths(args.output, args.format) if args.resume else set()
+    if len(classifier.class_names) <= (classifier.task == "classes"):
+        raise ValueError(f"{args.source} gives features or one number, not classes; use paddlevit.Predictor.outputs.")
+    done = answered_paths(args.output, args.format, classifier.task) if args.resume else set()
     paths = (path for path in find_images(args.images) if str(path) not in done)
     failed = total = 0
     with contextlib.ExitStack() as stack:
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.output:
             mode = "a" if args.resume else "w"
             file = stack.enter_context(args.output.open(mode, encoding="utf-8", errors="surrogateescape"))
-        writer = Writer(file, args.format, header=not done)
+        writer = Writer(file, args.format, classifier.task, header=not done)
         try:
             workers = runtime.cpu_count()
             for answer in predict_stream(classifier, paths, args.topk, args.batch_size, workers, args.timeout):
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             if args.output and args.format != "table":
                 file.flush()
-                answered = len(answered_paths(args.output, args.format))
+                answered = len(answered_paths(args.output, args.format, classifier.task))
                 print(f"\n{answered} pictures are answered in {args.output}; --resume goes on.", file=sys.stderr)
             return 130
     if failed:

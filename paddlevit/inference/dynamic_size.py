@@ -1,7 +1,8 @@
 """Layers for a graph that takes pictures of any size: positions are worked out when it runs.
 
 Learned positions are resized as `paddlevit.load_weights` resizes them (bicubic, antialiased), so the graph answers as
-the network built for that size with the same weights. Heights and widths are tensors [] here.
+the network built for that size with the same weights; only a grid of as many patches in another shape (2 x 8 for 4 x 4)
+is resized here, where loading takes it as it is. Heights and widths are tensors [] here.
 
 Shapes: B batch, C image channels, H W image height and width, N tokens, D width.
 """

@@ -6,7 +6,7 @@ Shapes: n pictures, B batch, V views of a picture, C image channels, H W image h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from paddlevit.config import Config
 from paddlevit.data import ImageDataset
 from paddlevit.data.labels import read_real_labels, real_accuracy, subset_places
 from paddlevit.data.transforms import VIEWS, ViewsTransform
-from paddlevit.inference.predictor import softmax
+from paddlevit.inference.predictor import Predictor, same_shapes, softmax
 from paddlevit.inference.source import Classifier, NetworkClassifier
 from paddlevit.inference.tables import check_confusion_path, format_class_table, write_confusion
 from paddlevit.training.answers import confusion_matrix
@@ -30,7 +30,10 @@ SHARES = ("top1", "top5", "f1", "exact")
 
 
 def evaluate_classifier(
-    classifier: Classifier, loader: paddle.io.DataLoader, class_names: list[str], task: str = "classes"
+    classifier: Classifier,
+    loader: Iterable[Sequence[paddle.Tensor]],
+    class_names: list[str],
+    task: str = "classes",
 ) -> dict[str, float]:
     """The scores of a task: of classes, mean loss, top-1 and top-5 accuracy.
 
@@ -38,7 +41,7 @@ def evaluate_classifier(
 
     Args:
         classifier: Made by `open_classifier`.
-        loader: Batches of (images, labels) prepared as the classifier expects.
+        loader: Made by `build_batches`.
         class_names: Of the data, which must be the classifier's.
         task: classes, multi_label or regression.
 
@@ -55,9 +58,15 @@ def evaluate_classifier(
         trainer.prepare(loss=paddle.nn.CrossEntropyLoss(), metrics=scores)
         return evaluate(trainer, loader)
     for images, labels in loader:
-        logits = paddle.to_tensor(classifier.logits(images.numpy()))
+        logits = paddle.to_tensor(logits_of(classifier, images.numpy()))
         scores.update(scores.compute(logits, labels).numpy())
     return dict(zip(scores.names, scores.accumulate()))
+
+
+def logits_of(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+    """[B, K]; the logarithms of an export's probabilities, which differ from its logits by one number per picture."""
+    outputs = classifier.outputs(images)
+    return outputs["logits"] if "logits" in outputs else _log(outputs["probabilities"])
 
 
 def check_classes(classifier: Classifier, class_names: Sequence[str]) -> None:
@@ -125,7 +134,7 @@ def report(config: Config, classifier: Classifier, val_set: ImageDataset, option
     real = read_real_labels(options.real, _paths(val_set, options.real)) if options.real is not None else []
     if max((label for labels in real for label in labels), default=0) >= len(names):
         raise ValueError(f"{options.real} has labels beyond the {len(names)} classes of the data.")
-    found = evaluate_answers(classifier, _views_loader(config, val_set, options.tta), places)
+    found = evaluate_answers(classifier, build_batches(config, classifier, val_set, options.tta), places)
     lines = [format_scores(len(val_set), found.scores)]
     if real:
         counted = sum(bool(labels) for labels in real)
@@ -140,7 +149,7 @@ def report(config: Config, classifier: Classifier, val_set: ImageDataset, option
 
 
 def evaluate_answers(
-    classifier: Classifier, loader: paddle.io.DataLoader, places: np.ndarray | None = None
+    classifier: Classifier, loader: Iterable[Sequence[paddle.Tensor]], places: np.ndarray | None = None
 ) -> Evaluation:
     """Scores, and every single answer; for several views of each picture, of the mean of their probabilities.
 
@@ -165,17 +174,43 @@ def evaluate_answers(
 def _logits(classifier: Classifier, images: np.ndarray, places: np.ndarray | None) -> np.ndarray:
     """[B, C, H, W] or [B, V, C, H, W] -> [B, K]."""
     views = images.shape[1] if images.ndim == 5 else 1
-    logits = classifier.logits(images.reshape((-1, *images.shape[-3:])))  # [B * V, K]
+    if images.ndim == 5:
+        images = images.reshape((-1, *images.shape[2:]))  # [B * V, C, H, W]
+    logits = logits_of(classifier, images)  # [B * V, K]
     if places is not None:
         logits = logits[:, places]
     if views == 1:
         return logits
     mean = softmax(logits).reshape((-1, views, logits.shape[-1])).mean(axis=1)  # [B, K]
-    return np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+    return _log(mean)
 
 
-def _views_loader(config: Config, dataset: ImageDataset, tta: str | None) -> paddle.io.DataLoader:
-    """Evaluation batches; with views, of fewer pictures, so that they take no more memory."""
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+
+
+def build_batches(
+    config: Config, classifier: Classifier, dataset: ImageDataset, tta: str | None = None
+) -> Iterable[Sequence[paddle.Tensor]]:
+    """Evaluation batches as a classifier takes them; with views, of fewer pictures, so that they take no more memory.
+
+    Args:
+        config: Of the data.
+        classifier: Made by `open_classifier`.
+        dataset: Of `build_datasets`.
+        tta: Views of each picture: flip or ten_crop.
+
+    Returns:
+        Batches of (images, labels): float32 [B, C, H, W], [B, V, C, H, W] with V views, or uint8 [B, H, W, C] for an
+        export that prepares pictures itself.
+
+    Raises:
+        ValueError: Views for such an export.
+    """
+    if isinstance(classifier, Predictor) and classifier.info.input.dtype == "uint8":
+        if tta is not None:
+            raise ValueError(f"--tta {tta} prepares views, but {classifier.folder} prepares whole pictures itself.")
+        return _whole_pictures(classifier, dataset)
     if tta is None:
         return build_eval_loader(config, dataset)
     transform = ViewsTransform(dataset.transform.preprocessing, tta)
@@ -183,6 +218,15 @@ def _views_loader(config: Config, dataset: ImageDataset, tta: str | None) -> pad
     smaller = max(1, (data.eval_batch_size or data.batch_size) // VIEWS[tta])
     config = dataclasses.replace(config, data=dataclasses.replace(data, eval_batch_size=smaller))
     return build_eval_loader(config, ImageDataset(dataset.source, transform, dataset.seed, dataset.bad_image))
+
+
+def _whole_pictures(classifier: Predictor, dataset: ImageDataset) -> Iterator[Sequence[paddle.Tensor]]:
+    """Bytes [B, H, W, C] and labels; neighbours of one size together."""
+    for start in range(0, len(dataset), classifier.batch_size):
+        places = range(start, min(start + classifier.batch_size, len(dataset)))
+        for batch in same_shapes([classifier.preprocess(dataset.source.image(index)) for index in places]):
+            yield paddle.to_tensor(batch), paddle.to_tensor(dataset.labels[start : start + len(batch)])
+            start += len(batch)
 
 
 def _paths(dataset: ImageDataset, real: str) -> Sequence[str]:

@@ -57,7 +57,8 @@ def export_model(
     The network itself is not changed; what is exported is a simplified copy in eval mode.
 
     Args:
-        network: Made by `paddlevit.create_model` or restored from a checkpoint.
+        network: Made by `paddlevit.create_model` or restored from a checkpoint; its attribute `task` says what it
+            predicts: `classes` (also without it), `multi_label` or `regression`.
         folder: Becomes the export; an earlier export of that name is replaced.
         class_names: Names of the outputs; None takes the network's own, or else their numbers.
         format: `paddle`, `onnx` (needs the extra onnx) or `both`.
@@ -98,6 +99,7 @@ def export_model(
             model_name=network.model_name,
             model_options=network.model_options,
             class_names=class_names,
+            task=getattr(network, "task", "classes"),
             preprocessing=network.preprocessing,
             input=TensorInfo(spec.name, free_sizes(spec.shape), "uint8" if with_preprocess else "float32"),
             outputs={meaning: TensorInfo(name, (None, *array.shape[1:])) for meaning, name, array in outputs},
@@ -153,8 +155,10 @@ def check_options(
 
 
 def check_classes(network: nn.Layer, features: bool, softmax: bool) -> None:
-    """Raise ValueError for options that need more classes than there are."""
-    num_classes = getattr(network, "num_classes", None)
+    """Raise ValueError for options that need more classes than there are, or one class per picture."""
+    num_classes, task = getattr(network, "num_classes", None), getattr(network, "task", "classes")
+    if softmax and task != "classes":
+        raise ValueError(f"softmax is for one class per picture, and this network's task is {task}; leave it out.")
     if features and num_classes == 0:
         raise ValueError(f"{network.model_name} has no classifier, so features come out anyway; leave out features.")
     if softmax and num_classes in (0, 1):
@@ -273,7 +277,8 @@ def try_reduced(
     if calibration is not None:
         inputs = [calibration[i : i + CHUNK] for i in range(0, len(calibration), CHUNK)]
     expected = [expected_outputs(network, graph, batch) for batch in inputs]
-    return measure_reduced(report, expected, answers_of(engines, inputs), calibration is not None)
+    compared = calibration is not None and getattr(network, "task", "classes") != "regression"
+    return measure_reduced(report, expected, answers_of(engines, inputs), compared)
 
 
 def choose_class_names(network: nn.Layer, class_names: Sequence[str] | None, num_outputs: int) -> list[str]:

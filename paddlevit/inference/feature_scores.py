@@ -5,7 +5,7 @@ Shapes: n pictures, B batch, D width, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +16,11 @@ from paddle import nn
 from paddlevit.config import Config
 from paddlevit.data import ImageDataset, eval_transform
 from paddlevit.hooks import watch
+from paddlevit.inference.evaluate import build_batches
 from paddlevit.inference.graph import find_classifier
 from paddlevit.inference.predictor import Predictor
 from paddlevit.inference.source import Classifier, NetworkClassifier
 from paddlevit.models.deit import DistilledVisualTransformer
-from paddlevit.training.build import build_eval_loader
 
 TEMPERATURE = 0.07
 CELLS = 1 << 24
@@ -57,14 +57,14 @@ def report(
         ValueError: An export without features.
     """
     names, plain = val_set.class_names, eval_transform(classifier.preprocessing)
-    asked, labels = extract_features(classifier, build_eval_loader(config, val_set))
+    asked, labels = extract_features(classifier, build_batches(config, classifier, val_set))
     lines = [f"{len(labels)} pictures  {asked.shape[1]} features"]
     if file is not None:
         save_features(file, asked, labels, names, val_set.paths)
         lines[0] += f" in {file}"
     if neighbours is not None or linear_probe:
         known_set = ImageDataset(train_set.source, plain, train_set.seed, train_set.bad_image)
-        known, known_labels = extract_features(classifier, build_eval_loader(config, known_set))
+        known, known_labels = extract_features(classifier, build_batches(config, classifier, known_set))
     if neighbours is not None:
         scores = knn_scores(known, known_labels, asked, len(names), neighbours)
         lines.append(_accuracies(f"{neighbours}-NN", scores, labels))
@@ -74,12 +74,14 @@ def report(
     return "\n".join(lines)
 
 
-def extract_features(classifier: Classifier, loader: paddle.io.DataLoader) -> tuple[np.ndarray, np.ndarray]:
+def extract_features(
+    classifier: Classifier, loader: Iterable[Sequence[paddle.Tensor]]
+) -> tuple[np.ndarray, np.ndarray]:
     """What the classifying layer gets of every picture; of a distilled DeiT, the mean of both tokens.
 
     Args:
         classifier: Made by `open_classifier`; an export needs to have been made with features.
-        loader: Batches of (images, labels) prepared as the classifier expects.
+        loader: Made by `build_batches`.
 
     Returns:
         float32 [n, D], and the labels.
@@ -94,7 +96,9 @@ def extract_features(classifier: Classifier, loader: paddle.io.DataLoader) -> tu
     return np.concatenate([features for features, _ in pairs]), np.concatenate([labels for _, labels in pairs])
 
 
-def _of_network(classifier: NetworkClassifier, loader: paddle.io.DataLoader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _of_network(
+    classifier: NetworkClassifier, loader: Iterable[Sequence[paddle.Tensor]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     owner, name = find_classifier(classifier.network)
     heads = [getattr(owner, name)]
     if isinstance(classifier.network, DistilledVisualTransformer):
@@ -109,7 +113,9 @@ def _of_network(classifier: NetworkClassifier, loader: paddle.io.DataLoader) -> 
             yield np.mean(seen, axis=0), labels.numpy()  # [B, D]
 
 
-def _of_export(classifier: Predictor, loader: paddle.io.DataLoader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _of_export(
+    classifier: Predictor, loader: Iterable[Sequence[paddle.Tensor]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if "features" not in classifier.info.outputs:
         raise ValueError(
             f"{classifier.folder} gives no features; give the run instead, or export it with export_model's features."

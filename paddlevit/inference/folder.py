@@ -54,6 +54,8 @@ class ExportInfo:
     """Outputs by what they mean: logits or probabilities, and if wanted features and attention."""
     files: dict[str, int]
     """Size in bytes of every file of the export."""
+    task: str = "classes"
+    """What the outputs are: classes (one a picture), multi_label (each by itself) or regression (numbers)."""
     precision: str = "fp32"
     """What it is meant to be computed in: fp32, bf16, fp16 or int8."""
     size_multiple: Optional[tuple[int, int]] = None
@@ -62,6 +64,11 @@ class ExportInfo:
     """How far it is from the network in Python, and how that was measured: see `ExportReport`."""
     versions: dict[str, str] = field(default_factory=dict)
     """What made the export."""
+
+    @property
+    def predicts(self) -> bool:
+        """Whether there is anything to predict: numbers, labels, or two classes and more."""
+        return len(self.class_names) > (self.task == "classes")
 
 
 def is_export(path: str | Path) -> bool:
@@ -82,6 +89,7 @@ def write_info(folder: Path, info: ExportInfo) -> None:
         "model_options": _plain(info.model_options),
         "preprocessing": info.preprocessing.to_dict(),
         "input": _plain(dataclasses.asdict(info.input)),
+        "task": info.task,
         "outputs": {name: _plain(dataclasses.asdict(tensor)) for name, tensor in info.outputs.items()},
         "precision": info.precision,
         "size_multiple": _plain(info.size_multiple),

@@ -41,7 +41,7 @@ class ExportReport:
     """`relative_difference` in the precision of the export, where that is not fp32, on the engine that is worst."""
     agreement: Optional[float] = None
     """Share of the calibration pictures whose most probable class in that precision is the network's, on the engine
-    that is worst; None where no pictures were given, since noise would tell nothing."""
+    that is worst; None for a regression, and where no pictures were given, since noise would tell nothing."""
     pictures: Optional[int] = None
     """How many pictures there were."""
 
@@ -152,7 +152,7 @@ def differences(expected: list[np.ndarray], got: list[np.ndarray]) -> tuple[floa
 
 
 def measure_reduced(
-    report: ExportReport, expected: list[list[np.ndarray]], got: dict[str, list[list[np.ndarray]]], pictures: bool
+    report: ExportReport, expected: list[list[np.ndarray]], got: dict[str, list[list[np.ndarray]]], classes: bool
 ) -> ExportReport:
     """The report with what a lower precision does to the answers, on the engine where it does most.
 
@@ -160,11 +160,11 @@ def measure_reduced(
         report: Of the export in fp32.
         expected: For each input, each output of the network.
         got: The same, of each engine that ran the export.
-        pictures: Whether the inputs were pictures, and not noise.
+        classes: Whether the inputs were pictures, and not noise, whose most probable classes can be compared.
     """
     relative = max(differences(x, y)[1] for answers in got.values() for x, y in zip(expected, answers))
     report = dataclasses.replace(report, engines=tuple(got), reduced_difference=relative)
-    if not pictures:
+    if not classes:
         return report
     best = best_classes(expected)
     agreement = min(float(np.mean(best_classes(answers) == best)) for answers in got.values())
@@ -187,12 +187,12 @@ def describe(report: ExportReport, info: ExportInfo) -> str:
     if report.reduced_difference is not None:
         engines = ", ".join(report.engines)
         lines.append(f"In {info.precision} ({engines}): {report.reduced_difference:.1e} of the largest value.")
-        if report.agreement is None:
+        if report.agreement is None and info.task != "regression":
             lines.append("How often the class stays the same was not measured; --calibration PICTURES does.")
-        else:
+        elif report.agreement is not None:
             lines.append(f"The class is the network's on {report.agreement:.2%} of {report.pictures} pictures.")
     folder = shlex.quote(str(report.folder))
     command = f"python tools/predict.py {folder} PICTURES"
-    if len(info.class_names) < 2:
+    if not info.predicts:
         command = f"python -c 'import paddlevit; print(paddlevit.Predictor({str(report.folder)!r}).info)'"
     return "\n".join([*lines, f"Next: {command}"])

@@ -1,4 +1,4 @@
-"""Prediction from an export: pictures in, names and probabilities out.
+"""Prediction from an export: pictures in; names, and probabilities or numbers, out.
 
 Shapes: B batch, C image channels, H W image height and width, D width, K classes.
 """
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import IO, Any, Optional, Union
 
 import numpy as np
 from PIL import Image
@@ -19,19 +19,21 @@ from paddlevit.errors import check_choice
 from paddlevit.inference.engines import ENGINES, ONNX_FILE, FastestEngine, load_engines
 from paddlevit.inference.folder import read_info
 
-ImageLike = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
+ImageLike = Union[str, "os.PathLike[str]", bytes, IO[bytes], Image.Image, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture, best first."""
+    """The most probable classes of one picture, best first; of a regression, all its numbers in their order."""
 
     classes: tuple[int, ...]
-    """Indices of the classes."""
+    """Indices of the classes, or of the numbers."""
     names: tuple[str, ...]
     """Their names."""
     probabilities: tuple[float, ...]
-    """Their probabilities; those of all classes sum to 1."""
+    """Those of all classes sum to 1; where a picture has several labels, each is by itself; a regression has none."""
+    values: tuple[float, ...] = ()
+    """The numbers of a regression."""
     features: Optional[np.ndarray] = field(default=None, compare=False)
     """[D], what was classified, from an export with features."""
     attention: Optional[np.ndarray] = field(default=None, compare=False)
@@ -55,7 +57,8 @@ class Predictor:
 
     Attributes:
         info: What the export says of itself.
-        class_names: Names of the classes.
+        class_names: Names of the classes, or of a regression's numbers.
+        task: What the outputs are: classes, multi_label or regression.
         preprocessing: What is done to a picture.
 
     Raises:
@@ -84,7 +87,8 @@ class Predictor:
             raise ValueError(f"threads is {threads}; it must be at least 1.")
         self.folder, self.batch_size = Path(folder), batch_size
         self.info = read_info(folder)
-        self.class_names, self.preprocessing = self.info.class_names, self.info.preprocessing
+        self.class_names, self.task = self.info.class_names, self.info.task
+        self.preprocessing = self.info.preprocessing
         if image_size is not None:
             height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
             size = (height, width)
@@ -137,12 +141,13 @@ class Predictor:
         return self.outputs(batch)["logits"]
 
     def predict(self, images: ImageLike | Iterable[ImageLike], topk: int = 5) -> list[Prediction]:
-        """The most probable classes of pictures.
+        """The most probable classes of pictures, or the numbers of a regression.
 
         Args:
-            images: One picture or any number of them, of any kinds: paths, bytes of files, Pillow pictures, or arrays
-                [H, W, C], [C, H, W] or [H, W] of bytes, 16-bit numbers or floats in 0..1.
-            topk: How many classes; at most all of them are given.
+            images: One picture or any number of them, of any kinds: paths, bytes of files, files open for reading
+                bytes, Pillow pictures, or arrays [H, W, C], [C, H, W] or grey [H, W] of bytes, 16-bit numbers or floats
+                in 0..1.
+            topk: How many classes; at most all of them are given. Of a regression, all numbers are.
 
         Returns:
             One Prediction per picture, in order.
@@ -152,7 +157,7 @@ class Predictor:
         """
         if topk < 1:
             raise ValueError(f"topk is {topk}; it must be at least 1.")
-        if len(self.class_names) < 2:
+        if not self.info.predicts:
             raise ValueError(f"{self.folder} gives numbers, not classes; use outputs().")
         images = _as_list(images)
         results: list[Prediction] = []
@@ -160,7 +165,7 @@ class Predictor:
             prepared = [
                 self._prepare(image, start + i) for i, image in enumerate(images[start : start + self.batch_size])
             ]
-            for batch in _same_shapes(prepared):
+            for batch in same_shapes(prepared):
                 results += self.predictions(self.outputs(batch), topk)
         return results
 
@@ -170,12 +175,15 @@ class Predictor:
         from paddlevit.data.transforms import as_picture, eval_transform
 
         channels = self.preprocessing.channels
+        if hasattr(image, "read"):
+            image = _contents(image)
         if isinstance(image, (str, os.PathLike, bytes)):
             image = load_image(image, channels)
         elif isinstance(image, np.ndarray):
             image = _checked(image, channels)
         elif not isinstance(image, Image.Image):
-            raise ValueError(f"it is a {type(image).__name__}; it must be a path, bytes, a Pillow picture or an array")
+            kinds = "a path, bytes, an open file, a Pillow picture or an array"
+            raise ValueError(f"it is a {type(image).__name__}; it must be {kinds}")
         if self.info.input.dtype == "float32":
             return eval_transform(self.preprocessing)(image)
         picture = as_picture(image, channels)
@@ -185,12 +193,7 @@ class Predictor:
 
     def predictions(self, outputs: dict[str, np.ndarray], topk: int) -> list[Prediction]:
         """One Prediction for each row of `outputs`."""
-        probabilities = outputs["probabilities"] if "probabilities" in outputs else softmax(outputs["logits"])
-        extras = [
-            {name: outputs[name][i] for name in ("features", "attention") if name in outputs}
-            for i in range(len(probabilities))
-        ]
-        return [self._best(row, topk, extra) for row, extra in zip(probabilities, extras)]
+        return make_predictions(outputs, self.task, self.class_names, topk)
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Run an empty batch, so that the first real one finds everything loaded and the engine chosen."""
@@ -206,15 +209,6 @@ class Predictor:
             return self.preprocess(image)
         except ValueError as error:
             raise ValueError(f"Picture {index}: {error}") from error
-
-    def _best(self, probabilities: np.ndarray, topk: int, extra: dict[str, Any]) -> Prediction:
-        order = np.argsort(-probabilities, kind="stable")[:topk].tolist()
-        return Prediction(
-            tuple(order),
-            tuple(self.class_names[index] for index in order),
-            tuple(float(probabilities[index]) for index in order),
-            **extra,
-        )
 
     def _choose_precision(self, precision: str | None) -> str:
         made_for = self.info.precision
@@ -241,6 +235,38 @@ class Predictor:
             raise ValueError(f"The size {tuple(size)} is no multiple of {multiple}, which this export needs.")
 
 
+def make_predictions(
+    outputs: dict[str, np.ndarray], task: str, class_names: Sequence[str], topk: int
+) -> list[Prediction]:
+    """One Prediction for each row of outputs.
+
+    Args:
+        outputs: `logits` or `probabilities` [B, K], and perhaps `features` and `attention`.
+        task: classes, multi_label or regression.
+        class_names: [K].
+        topk: How many classes.
+    """
+    if "probabilities" in outputs:
+        scores = outputs["probabilities"]
+    elif task == "regression":
+        scores = outputs["logits"]
+    else:
+        scores = sigmoid(outputs["logits"]) if task == "multi_label" else softmax(outputs["logits"])
+    results = []
+    for i, row in enumerate(scores):
+        order = range(len(row)) if task == "regression" else np.argsort(-row, kind="stable")[:topk].tolist()
+        names, numbers = tuple(class_names[index] for index in order), tuple(float(row[index]) for index in order)
+        probabilities, values = ((), numbers) if task == "regression" else (numbers, ())
+        extra = {name: outputs[name][i] for name in ("features", "attention") if name in outputs}
+        results.append(Prediction(tuple(order), names, probabilities, values, **extra))
+    return results
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """[B, K] -> [B, K], each value by itself between 0 and 1."""
+    return np.exp(-np.logaddexp(0.0, -logits))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """[B, K] -> [B, K], each row positive with sum 1."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -248,7 +274,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _as_list(images: Any) -> list[ImageLike]:
-    single = isinstance(images, (str, os.PathLike, bytes, Image.Image))
+    single = isinstance(images, (str, os.PathLike, bytes, Image.Image)) or hasattr(images, "read")
     if single or (isinstance(images, np.ndarray) and images.ndim < 4):
         return [images]
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
@@ -256,16 +282,26 @@ def _as_list(images: Any) -> list[ImageLike]:
     return list(images)
 
 
-def _checked(array: np.ndarray, channels: int) -> Union[np.ndarray, Image.Image]:
-    """An array that cannot be mistaken: grey bytes as a picture, and no floats from 0 to 255."""
-    if array.ndim == 2 and array.dtype == np.uint8 and array.size:
-        return Image.fromarray(array)
+def _contents(file: Any) -> bytes:
+    """The rest of an open file."""
+    data = file.read()
+    if not isinstance(data, bytes):
+        raise ValueError('it is a file that gives no bytes; open it with mode "rb"')
+    return data
+
+
+def _checked(array: np.ndarray, channels: int) -> np.ndarray:
+    """An array that cannot be mistaken: one grey channel three times where three are taken, no floats from 0 to 255."""
+    if channels == 3 and array.ndim == 3 and 3 not in (array.shape[0], array.shape[2]):
+        array = array[:, :, 0] if array.shape[2] == 1 else array[0] if array.shape[0] == 1 else array
+    if channels == 3 and array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
     if array.dtype.kind == "f" and channels in (1, 3) and array.size and (array.min() < -1.0 or array.max() > 2.0):
         raise ValueError(f"its values go from {array.min():.4g} to {array.max():.4g}; floats must be in 0..1")
     return array
 
 
-def _same_shapes(arrays: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+def same_shapes(arrays: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
     """Neighbours of one shape as batches."""
     start = 0
     for end in range(1, len(arrays) + 1):

@@ -10,6 +10,8 @@ import paddle
 from paddle import nn
 
 from paddlevit.config import ConfigError, load_config
+from paddlevit.data import eval_transform
+from paddlevit.data.images import Picture
 from paddlevit.data.labels import imagenet_class_names
 from paddlevit.errors import did_you_mean
 from paddlevit.inference.folder import is_export
@@ -24,7 +26,14 @@ class Classifier(Protocol):
     """What predicts: a Predictor of an export, or a network."""
 
     class_names: list[str]
+    task: str
     preprocessing: Preprocessing
+
+    def preprocess(self, image: Picture) -> np.ndarray:
+        """A picture -> what `outputs` takes, without the batch."""
+
+    def outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Preprocessed pictures -> `logits`, or `probabilities`, [B, K], and what else an export gives."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 [B, C, H, W] -> float32 [B, K]."""
@@ -34,13 +43,22 @@ class NetworkClassifier:
     """A network run by `paddle.Model.predict_batch`.
 
     Args:
-        network: With the attributes `class_names` and `preprocessing`.
+        network: With the attributes `class_names` and `preprocessing`, and `task` if that is not classes.
     """
 
     def __init__(self, network: nn.Layer) -> None:
         self.network = network
         self.class_names, self.preprocessing = network.class_names, network.preprocessing
+        self.task = getattr(network, "task", "classes")
         self.model = paddle.Model(network, input_spec(network))
+
+    def preprocess(self, image: Picture) -> np.ndarray:
+        """A picture -> float32 [C, H, W]."""
+        return eval_transform(self.preprocessing)(image)
+
+    def outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """float32 [B, C, H, W] -> `logits`, float32 [B, K]."""
+        return {"logits": self.logits(batch)}
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 [B, C, H, W] -> float32 [B, K]."""
@@ -96,7 +114,7 @@ def _from_config(path: Path, use_ema: bool, fresh: bool) -> nn.Layer:
         pretrained=weights or False,
         **model.options,
     )
-    network.preprocessing = preprocessing
+    network.preprocessing, network.task = preprocessing, config.data.task
     if weights and not hasattr(network, "class_names"):
         network.class_names = default_class_names(network.num_classes)
     return network

@@ -59,11 +59,22 @@ class ClassAnswer(BaseModel):
     probability: float
 
 
-class PictureAnswer(BaseModel):
-    """What is said of one picture; `attention` and `region` (left, top, width, height) only if they were asked for."""
+class ValueAnswer(BaseModel):
+    """A number that a regression predicts."""
 
     name: str
-    classes: list[ClassAnswer]
+    value: float
+
+
+class PictureAnswer(BaseModel):
+    """What is said of one picture: classes, or the values of a regression.
+
+    `attention` and `region` (left, top, width, height) are there only if they were asked for.
+    """
+
+    name: str
+    classes: Optional[list[ClassAnswer]] = None
+    values: Optional[list[ValueAnswer]] = None
     attention: Optional[list[list[float]]] = None
     region: Optional[list[float]] = None
 
@@ -101,7 +112,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None) -> FastAPI:
         To be run by an ASGI server, in one process.
 
     Raises:
-        ValueError: The export has no classes.
+        ValueError: The export has nothing to predict.
     """
     limits = limits or Limits()
     service, places = Service(predictor, limits), Places(limits.max_queue)
@@ -129,14 +140,17 @@ def _add_information(app: FastAPI, service: Service) -> None:
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page, headers=headers)
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether the server can answer, and what runs in it")
     async def health() -> JSONResponse:
         return JSONResponse(service.describe())
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", summary="Figures in Prometheus' text format", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -147,7 +161,7 @@ def _add_predict(app: FastAPI, service: Service, places: Places) -> None:
 
     @app.post(
         "/predict",
-        summary="Classify pictures",
+        summary="Predict for pictures",
         response_model=PredictAnswer,
         response_model_exclude_none=True,
         responses=refusals,
@@ -155,7 +169,7 @@ def _add_predict(app: FastAPI, service: Service, places: Places) -> None:
     )
     async def predict(
         request: Request,
-        topk: int = Query(5, ge=1, description="Classes per picture."),
+        topk: int = Query(5, ge=1, description="Classes per picture, not of a regression."),
         attention: bool = Query(False, description="Whether to give the attention map, too."),
     ) -> Any:
         for name in request.query_params:
@@ -186,11 +200,12 @@ def _add_predict(app: FastAPI, service: Service, places: Places) -> None:
 
 def _picture_answer(answer: Answer, topk: int, attention: bool) -> PictureAnswer:
     prediction = answer.prediction
-    best = zip(prediction.classes[:topk], prediction.names, prediction.probabilities)
-    result = PictureAnswer(
-        name=answer.name,
-        classes=[ClassAnswer(index=index, name=name, probability=share) for index, name, share in best],
-    )
+    result = PictureAnswer(name=answer.name)
+    if prediction.values:
+        result.values = [ValueAnswer(name=name, value=x) for name, x in zip(prediction.names, prediction.values)]
+    else:
+        best = zip(prediction.classes[:topk], prediction.names, prediction.probabilities)
+        result.classes = [ClassAnswer(index=index, name=name, probability=share) for index, name, share in best]
     if attention and prediction.attention is not None:
         result.attention, result.region = prediction.attention.tolist(), answer.region
     return result

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import HTTPException, Request
 from PIL import Image
+from python_multipart.multipart import parse_options_header
 
 from paddlevit.data.images import FORMATS, Picture, is_array_file, load_image, open_image
 from paddlevit.data.transforms import resized_size, size_of
@@ -72,9 +73,15 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
 
 
 async def _from_form(request: Request, body: bytes) -> list[Upload]:
-    # The parser takes a form that was cut off for a shorter one.
-    if not body.rstrip(b"\r\n").endswith(b"--"):
-        raise HTTPException(400, "The form is cut off: its last boundary is missing.")
+    # The parser takes a form that was cut off for a shorter one, and stumbles over text before and after a whole one.
+    _, options = parse_options_header(request.headers["content-type"])
+    boundary = options.get(b"boundary", b"")
+    if boundary:
+        lines, mark = b"\n" + body, b"\n--" + boundary
+        end = lines.find(mark + b"--")
+        if end < 0:
+            raise HTTPException(400, "The form is cut off: its last boundary is missing.")
+        body = lines[lines.find(mark) + 1 : end] + mark + b"--\r\n"
 
     async def replay() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -106,7 +113,7 @@ def _from_base64(text: str, number: int) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise HTTPException(400, f"Picture {number} is not base64: {error}.") from error
 

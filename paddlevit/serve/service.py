@@ -29,7 +29,7 @@ class Answer:
     name: str
     """Of the file."""
     prediction: Prediction
-    """All classes, best first, and the attention map if the export gives one."""
+    """All classes, best first, or all numbers, and the attention map if the export gives one."""
     region: list[float]
     """The part of the picture that the network saw: left, top, width and height as shares of the picture's."""
 
@@ -42,11 +42,11 @@ class Service:
         limits: How much at a time.
 
     Raises:
-        ValueError: The export has no classes.
+        ValueError: The export has nothing to predict.
     """
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
-        if len(predictor.class_names) < 2:
+        if not predictor.info.predicts:
             raise ValueError(f"{predictor.folder} gives numbers, not classes; export a network with a classifier.")
         self.predictor, self.limits = predictor, limits
         self.metrics = Metrics(lambda: self._batcher.waiting)
@@ -69,6 +69,7 @@ class Service:
         return {
             "status": "ok",
             "model": info.model_name,
+            "task": info.task,
             "classes": len(info.class_names),
             "attention": self.has_attention,
             "engine": self.predictor.engine,

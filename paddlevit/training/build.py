@@ -81,7 +81,7 @@ def build_network(config: Config, class_names: list[str], preprocessing: Preproc
         add_head_norm(network)
     if config.train.drop_path_mode == "constant":
         set_constant_drop_path(network)
-    network.preprocessing, network.class_names = preprocessing, class_names
+    network.preprocessing, network.class_names, network.task = preprocessing, class_names, config.data.task
     return network
 
 

@@ -57,6 +57,7 @@ def describe_model(network: nn.Layer, class_names: list[str]) -> dict[str, Any]:
         "model_options": network.model_options,
         "preprocessing": network.preprocessing.to_dict(),
         "class_names": list(class_names),
+        "task": getattr(network, "task", "classes"),
         "head_norm": getattr(network, "head_norm", False),
     }
 
@@ -69,7 +70,7 @@ def restore_model(path: str | Path, use_ema: bool = False) -> nn.Layer:
         use_ema: Take the averaged weights instead of the last ones.
 
     Returns:
-        The network, with the attributes `class_names`, `preprocessing`, `model_name` and `model_options`.
+        The network, with the attributes `class_names`, `task`, `preprocessing`, `model_name` and `model_options`.
 
     Raises:
         ValueError: No checkpoint, a damaged one, or one without averaged weights when they are asked for.
@@ -88,7 +89,7 @@ def build_network(meta: dict[str, Any]) -> nn.Layer:
     """The network that `describe_model` described, with fresh weights."""
     network = create_model(meta["model_name"], **meta["model_options"])
     network.preprocessing = Preprocessing.from_dict(meta["preprocessing"])
-    network.class_names = meta["class_names"]
+    network.class_names, network.task = meta["class_names"], meta.get("task", "classes")
     if meta.get("head_norm"):
         add_head_norm(network)
     return network

@@ -98,6 +98,40 @@ def test_views_of_an_export_are_averaged_too(run, tmp_path):
     assert call("eval", tmp_path / "export", "-c", run / "config.yaml", "--tta", "flip").out == expected
 
 
+@pytest.fixture(scope="module")
+def exports(run, tmp_path_factory):
+    """Exports with every option that changes what goes in or comes out."""
+    root = tmp_path_factory.mktemp("exports")
+    for name in ("softmax", "with_preprocess", "both"):
+        options = dict.fromkeys(("softmax", "with_preprocess") if name == "both" else (name,), True)
+        export_model(open_network(run), root / name, features=True, **options)
+    return root
+
+
+@pytest.mark.parametrize("name", ["softmax", "with_preprocess", "both"])
+def test_probabilities_and_whole_pictures_are_evaluated_alike(run, exports, name, tmp_path):
+    class_folder(tmp_path / "val", {"ant": 2}, size=(20, 14))
+    class_folder(tmp_path / "val", {"ant": 1, "bee": 3}, size=(9, 30))  # two sizes, so that batches are cut
+    few = ("-o", f"data.root={tmp_path}", "-o", "data.train=val", "--subset")
+    for options in ((), ("--per-class",), few, ("--knn", "3"), ("--features", tmp_path / "f.npz")):
+        expected = call("eval", run, *options)
+        assert expected.code == 0, expected
+        said = call("eval", exports / name, "-c", run / "config.yaml", *options)
+        assert said == expected
+    tta = call("eval", exports / name, "-c", run / "config.yaml", "--tta", "flip")
+    if name == "softmax":
+        assert tta == call("eval", run, "--tta", "flip")
+    else:
+        assert f"--tta flip prepares views, but {exports / name} prepares whole pictures itself" in one_line(tta)
+
+
+def test_where_the_configuration_is_found(run, exports, tmp_path):
+    assert call("eval", run / "best.safetensors") == call("eval", run)
+    for source in (exports / "softmax", run / "nothing", tmp_path / "nothing.safetensors"):
+        error = one_line(call("eval", source))
+        assert f"{source} has no config.yaml that says which data to evaluate on; give one with -c" in error
+
+
 def test_a_subset_may_only_be_answered_with_its_classes(run, parts, tmp_path):
     _, classifier, _, _ = parts
     class_folder(tmp_path, {"cat": 6, "ant": 6}, size=(20, 14))

@@ -61,7 +61,7 @@ def test_what_is_printed(source, tmp_path) -> None:
 
 def test_options_of_the_outputs(source, tmp_path) -> None:
     names = tmp_path / "names.txt"
-    names.write_text("\n".join(CLASS_NAMES) + "\n", encoding="utf-8")
+    names.write_text("\n\n".join(CLASS_NAMES) + "\n \n", encoding="utf-8-sig")  # as Windows' editor saves it
     _, info = export(source, tmp_path, "--softmax", "--features", "--attention", "--class-names", names)
     assert list(info.outputs) == ["probabilities", "features", "attention"]
     assert info.class_names == CLASS_NAMES

@@ -29,6 +29,8 @@ def test_paths_bytes_pictures_and_arrays_give_the_same_answer(predictor, picture
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     kinds = [path, str(path), buffer.getvalue(), picture, np.asarray(picture)]
+    with open(path, "rb") as file:
+        assert predictor.predict(file) == predictor.predict([io.BytesIO(buffer.getvalue())]) == predictor.predict(path)
     first, *others = predictor.predict(kinds)
     assert isinstance(first, Prediction)
     for other in others:
@@ -48,8 +50,19 @@ def test_arrays_of_every_layout_and_kind(predictor, picture) -> None:
     for answer in [*answers, *predictor.predict(np.stack([bytes_] * 2)), *predictor.predict((picture, bytes_))]:
         assert answer.classes == expected.classes
         np.testing.assert_allclose(answer.probabilities, expected.probabilities, atol=2e-3)  # floats are not rounded
-    grey = picture.convert("L")
-    assert predictor.predict(np.asarray(grey)) == predictor.predict(grey)
+
+
+def test_grey_arrays(predictor, picture) -> None:
+    """A grey array is what Pillow's grey picture of those numbers is, which is rounded to 8 bits twice on its way."""
+    grey = np.asarray(picture.convert("L"))
+    deep = grey.astype(np.uint16) * 257
+    expected = predictor.preprocess(Image.fromarray(grey))
+    arrays = [grey, grey[:, :, None], grey[None], deep, deep[:, :, None], grey / 255.0, (grey / 255.0)[None]]
+    for array in arrays:
+        level = 0 if array.dtype == np.uint8 else 1.5 / 255 / min(predictor.preprocessing.std)
+        np.testing.assert_allclose(predictor.preprocess(array), expected, rtol=0, atol=level + 1e-6)
+    np.testing.assert_array_equal(predictor.preprocess(Image.fromarray(deep)), expected)
+    assert predictor.predict(grey) == predictor.predict(picture.convert("L"))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +70,8 @@ def test_arrays_of_every_layout_and_kind(predictor, picture) -> None:
     [
         (None, "images is a NoneType; it must be a picture or a list of pictures"),
         ({"a": 1}, "images is a dict"),
-        ([None], "Picture 0: it is a NoneType; it must be a path, bytes, a Pillow picture or an array"),
+        ([None], "Picture 0: it is a NoneType; it must be a path, bytes, an open file, a Pillow picture"),
+        ([io.StringIO("text")], 'Picture 0: it is a file that gives no bytes; open it with mode "rb"'),
         ([b"no picture"], "Picture 0: the picture cannot be read: it is not a picture"),
         (
             [np.zeros((9, 9, 3), np.uint8)] * 20 + ["no.jpg"],
@@ -65,6 +79,7 @@ def test_arrays_of_every_layout_and_kind(predictor, picture) -> None:
         ),
         (np.zeros((9, 9, 4), np.uint8), r"Picture 0: its shape is \(9, 9, 4\); it must be \[H, W, 3\] or \[3, H, W\]"),
         (np.zeros((0, 9, 3), np.uint8), r"its shape is \(0, 9, 3\)"),
+        (np.zeros((9, 9), np.int64), "its type is int64; it must be uint8, uint16 or floats"),
         (np.zeros((9, 9, 3), np.int64), "its type is int64; it must be uint8, uint16 or floats in 0..1"),
         (np.linspace(0, 255, 243).reshape(9, 9, 3), r"its values go from 0 to 255; floats must be in 0\.\.1"),
         (np.linspace(-2.1, 1, 243).reshape(9, 9, 3), r"its values go from -2.1 to 1"),

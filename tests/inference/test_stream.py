@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddlevit.data import eval_transform
 from paddlevit.inference import export_model
 from paddlevit.inference.stream import answered_paths, predict_stream
 from paddlevit.preprocessing import HALF_MEAN, HALF_STD, Preprocessing
@@ -30,10 +31,14 @@ class Classes:
     """A classifier that answers with the mean of the picture's channels."""
 
     class_names = ["red", "green", "blue"]  # noqa: RUF012
+    task = "classes"
     preprocessing = Preprocessing((8, 8), 1.0, mean=HALF_MEAN, std=HALF_STD)
 
-    def logits(self, images):
-        return images.mean(axis=(2, 3))
+    def preprocess(self, image):
+        return eval_transform(self.preprocessing)(image)
+
+    def outputs(self, batch):
+        return {"logits": batch.mean(axis=(2, 3))}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +140,7 @@ def test_whatever_is_cut_off_is_answered_again(export, folder, tmp_path, style):
     whole = file.read_bytes()
     for length in sorted({*range(0, len(whole), 23), *range(len(whole) - 9, len(whole) + 1), 1, 30}):
         file.write_bytes(whole[:length])
-        done = answered_paths(file, style)
+        done = answered_paths(file, style, "classes")
         kept = file.read_bytes()
         assert whole.startswith(kept)
         assert done == {str(path) for path in some[: len(done)]}
@@ -146,6 +151,23 @@ def test_whatever_is_cut_off_is_answered_again(export, folder, tmp_path, style):
         # Another batch may change the last digit of a probability.
         again, expected = (re.sub(rb"0\.\d+", b"", text) for text in (file.read_bytes(), whole))
         assert again == expected
+
+
+@pytest.mark.parametrize("options", [("softmax",), ("with_preprocess",), ("softmax", "with_preprocess")], ids=str)
+def test_exports_of_every_kind_answer_alike(export, folder, tmp_path, options):
+    export_model(build("vit"), tmp_path / "other", **dict.fromkeys(options, True))
+    picture(50, 41, 3).save(tmp_path / "larger.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    paths = (folder / "0000.png", tmp_path / "larger.png", tmp_path / "bad.png", folder / "0001.png")
+    expected, given = (
+        call("predict", source, *paths, "--format", "csv", "--batch-size", 3) for source in (export, tmp_path / "other")
+    )
+    assert (expected.code, given.err) == (given.code, "1 of 4 pictures could not be classified.\n")
+    rows, others = (list(csv.reader(said.out.splitlines())) for said in (expected, given))
+    assert len(rows) == 1 + 3 * 5 + 1
+    assert [row[:3] + row[4:] for row in rows] == [row[:3] + row[4:] for row in others]
+    for row, other in zip(rows[1:], others[1:]):
+        assert float(row[3] or 0) == pytest.approx(float(other[3] or 0), abs=1e-4)
 
 
 def test_other_files_are_not_touched(export, folder, tmp_path):
@@ -193,7 +215,7 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(export, folder, tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert f"{len(rows)} pictures are answered in {out}; --resume goes on." in said
     assert "Traceback" not in said
-    assert answered_paths(out, "json") == {row["path"] for row in rows}
+    assert answered_paths(out, "json", "classes") == {row["path"] for row in rows}
     assert Path(rows[0]["path"]).parent == folder
 
 
@@ -204,5 +226,5 @@ def test_answers_are_those_of_the_classifier(folder):
     order = np.argsort(-logits)[:2]
     probabilities = np.exp(logits) / np.exp(logits).sum()
     for answer in answers:
-        assert answer.classes == tuple(Classes.class_names[k] for k in order)
-        assert answer.probabilities == pytest.approx(probabilities[order], abs=1e-6)
+        assert answer.prediction.names == tuple(Classes.class_names[k] for k in order)
+        assert answer.prediction.probabilities == pytest.approx(probabilities[order], abs=1e-6)

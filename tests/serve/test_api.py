@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import threading
@@ -13,7 +14,7 @@ from paddlevit.inference import Predictor, export_model
 from paddlevit.serve.app import create_app
 from tests.data.pictures import encoded, picture
 from tests.inference.conftest import build
-from tests.serve.client import serving
+from tests.serve.client import BOUNDARY, form, serving
 from tests.serve.conftest import NAMES, check_answer
 
 
@@ -51,7 +52,7 @@ def test_many_files_in_order(client, files, expected):
 
 
 def test_json_with_base64(client, files, expected):
-    texts = [base64.b64encode(files[0]).decode(), "data:image/jpeg;base64," + base64.b64encode(files[1]).decode()]
+    texts = [base64.encodebytes(files[0]).decode(), "data:image/jpeg;base64," + base64.b64encode(files[1]).decode()]
     reply = client.post(json.dumps({"images": texts}).encode(), "application/json; charset=utf-8")
     assert [answer["name"] for answer in reply.json["predictions"]] == ["picture 1", "picture 2"]
     for answer, right in zip(reply.json["predictions"], expected):
@@ -104,7 +105,7 @@ def test_an_export_that_prepares_pictures_itself(tmp_path):
 
 
 def test_an_export_without_classes_cannot_be_served(plain_predictor, monkeypatch):
-    monkeypatch.setattr(plain_predictor, "class_names", [])
+    monkeypatch.setattr(plain_predictor, "info", dataclasses.replace(plain_predictor.info, class_names=[]))
     with pytest.raises(ValueError, match="gives numbers, not classes; export a network with a classifier"):
         create_app(plain_predictor)
 
@@ -118,13 +119,31 @@ def test_no_thread_outlives_the_server(predictor, files):
     assert set(threading.enumerate()) <= before
 
 
+def test_what_stands_around_a_form_means_nothing(client, files, expected):
+    body = b"preamble\r\n" + form([("a", files[0])]) + b"epilogue\r\n--" + BOUNDARY.encode() + b"\r\n"
+    for kind in (
+        f"multipart/form-data; boundary={BOUNDARY}",
+        f'Multipart/Form-Data; charset=utf-8; boundary="{BOUNDARY}"',
+    ):
+        (given,) = client.post(body, kind).json["predictions"]
+        check_answer(given, expected[0])
+
+
 # Information
+
+
+@pytest.mark.parametrize("address", ["/", "/health", "/metrics"])
+def test_head_is_get_without_its_body(client, address):
+    head, get = client.request("HEAD", address), client.get(address)
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Type"] == get.headers["Content-Type"]
 
 
 def test_health(client):
     assert client.get("/health").json == {
         "status": "ok",
         "model": "vit_tiny_patch16_224",
+        "task": "classes",
         "classes": 5,
         "attention": True,
         "engine": "paddle",

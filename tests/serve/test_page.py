@@ -8,7 +8,9 @@ import re
 import numpy as np
 import pytest
 
+from paddlevit.inference import Predictor, export_model
 from tests.data.pictures import encoded, picture
+from tests.inference.conftest import build
 from tests.serve.browser import Browser, find_chromium
 from tests.serve.client import serving
 from tests.tools import ROOT
@@ -172,6 +174,28 @@ def test_chinese(page, client, tmp_path):
     assert shown(page, "error").startswith("这个文件不是服务器认识的图片。\nnotes.png is no picture")
     english = set(re.findall(r"[A-Za-z]{3,}", page.evaluate("document.body.innerText.split('notes.png')[0]")))
     assert english <= {"HTTP", "vit", "tiny", "patch", "paddle"}
+
+
+def test_numbers_of_a_regression(browser, tmp_path):
+    network = build("vit", num_classes=2)
+    network.task, network.class_names = "regression", ["age", "<b>weight</b>"]
+    export_model(network, tmp_path / "export")
+    predictor = Predictor(tmp_path / "export", engine="paddle")
+    (expected,) = predictor.predict(DIGIT)
+    with serving(predictor) as client:
+        for language, heading, start in (("en", "Predicted values", "age: "), ("zh", "预测的数值", "age：")):
+            browser.speak(language)
+            browser.open(f"{client.url}/?{language}")
+            browser.drop(DIGIT, "#drop")
+            said = finished(browser, start)
+            assert shown(browser, "kind") == heading
+            assert float(re.search(r"-?[\d.]*\d", said.replace(",", "")).group()) == pytest.approx(
+                expected.values[0], rel=1e-4
+            )
+            lines = shown(browser, "bars").replace(",", "").splitlines()
+            assert [line for line in lines if line in expected.names] == list(expected.names)
+            numbers = [float(line) for line in lines if line not in expected.names]
+            np.testing.assert_allclose(numbers, expected.values, rtol=1e-4)
 
 
 def test_other_languages_get_english(page, client):
